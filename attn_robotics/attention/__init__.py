@@ -1,0 +1,1 @@
+"""Attention layers, one published mechanism a module (torch.nn.Module)."""

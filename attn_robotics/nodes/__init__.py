@@ -1,0 +1,1 @@
+"""ROS 2 executables, one a module."""

@@ -1,0 +1,1 @@
+"""ROS toolkit: parameters from dataclasses, QoS, lifecycle base, workers, diagnostics."""

@@ -1,0 +1,1 @@
+"""The engine every model of a process runs on."""

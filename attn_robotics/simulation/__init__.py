@@ -1,0 +1,1 @@
+"""Worlds from one description: embedded simulator, Gazebo SDF, occupancy grid."""

@@ -1,0 +1,1 @@
+"""Published systems, one folder each: network, algorithm, data, training, evaluation."""

@@ -1,0 +1,1 @@
+"""SPARC: multi-robot path planning with distance-aware attentive communication."""

@@ -1,0 +1,1 @@
+"""What every training shares: resumable loop, checkpoints, curves, sample schedulers."""
