@@ -1,0 +1,228 @@
+"""Base of every node: a lifecycle node that brings itself up, reports diagnostics and leaves cleanly."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from attn_robotics.ros import qos
+from attn_robotics.ros.parameters import ParameterError, Parameters
+
+DIAGNOSTICS_PERIOD_S = 1.0
+
+
+class ConfigurationError(RuntimeError):
+    """A node cannot be configured; the message names the culprit and the fix."""
+
+
+class AttnNode(LifecycleNode):
+    """A lifecycle node: loads in configure, talks in activate, gives everything back in cleanup.
+
+    Subclasses set `Params` to a frozen dataclass of `param` fields, and override `configure`, `activate`,
+    `deactivate`, `release` and `diagnose`. Whatever these raise of the kinds in `EXPECTED` becomes one logged line
+    and a failed transition, never a traceback.
+
+    A boolean parameter `autostart`, where the dataclass has one, tells whether the node configures and activates
+    itself; without it, it does.
+    """
+
+    Params: ClassVar[type[Any]]
+    # What bad input raises; anything else is a defect and keeps its traceback.
+    EXPECTED: ClassVar[tuple[type[BaseException], ...]] = (ConfigurationError, ParameterError, ValueError, OSError)
+
+    # Node name unless the launch file says otherwise.
+    NAME: ClassVar[str]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(self.NAME, **options)
+        self._parameters_source = Parameters(self, self.Params)
+        self.params: Any = None
+        self.dropped: Counter[str] = Counter()
+        self._diagnostics: Any = None
+        self._diagnostics_timer: Any = None
+        self._is_active = False
+        # Diagnostics run from birth on wall time: a node that waits for a clock must be able to say so.
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.STATE)
+        self._wall = Clock(clock_type=ClockType.STEADY_TIME)
+        self._diagnostics_timer = self.create_timer(DIAGNOSTICS_PERIOD_S, self._report, clock=self._wall)
+        self._last_error = ''
+        self._autostart_timer = self.create_timer(0.0, self._autostart, clock=self._wall)
+
+    # What subclasses override.
+    def configure(self) -> None:
+        """Load and allocate; `self.params` is fresh."""
+
+    def activate(self) -> None:
+        """Start to talk."""
+
+    def deactivate(self) -> None:
+        """Stop talking, keep what was loaded."""
+
+    def release(self) -> None:
+        """Give back everything that configure took."""
+
+    def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
+        """Level (a DiagnosticStatus constant), message and values for /diagnostics."""
+        return DiagnosticStatus.OK, 'running', {}
+
+    # Lifecycle machinery.
+    @property
+    def is_active(self) -> bool:
+        """Whether the node is in the active state."""
+        return self._is_active
+
+    def _autostart(self) -> None:
+        self.destroy_timer(self._autostart_timer)
+        if not getattr(self._parameters_source.read(), 'autostart', True):
+            self.get_logger().info('autostart is off: waiting for configure and activate')
+            return
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def _guard(self, what: str, *deeds: Any) -> TransitionCallbackReturn:
+        try:
+            for deed in deeds:
+                deed()
+        except self.EXPECTED as error:
+            line = ' '.join(str(error).split()) or type(error).__name__
+            self._last_error = f'{what}: {line}'
+            self.get_logger().error(self._last_error)
+            return TransitionCallbackReturn.FAILURE
+        self._last_error = ''
+        return TransitionCallbackReturn.SUCCESS
+
+    def _read_parameters(self) -> None:
+        if self._parameters_source.problems:
+            raise ParameterError('; '.join(self._parameters_source.problems.values()))
+        self.params = self._parameters_source.read()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read parameters, then `configure`; a failure leaves the node unconfigured with nothing held."""
+        result = self._guard('cannot configure', self._read_parameters, self.configure)
+        if result != TransitionCallbackReturn.SUCCESS:
+            self._guard('cannot release', self.release) if self.params is not None else None
+        return result
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Enable lifecycle publishers, then `activate`."""
+        super().on_activate(state)
+        result = self._guard('cannot activate', self.activate)
+        self._is_active = result == TransitionCallbackReturn.SUCCESS
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """`deactivate`, then silence lifecycle publishers."""
+        self._is_active = False
+        result = self._guard('cannot deactivate', self.deactivate)
+        super().on_deactivate(state)
+        return result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give everything back."""
+        return self._guard('cannot clean up', self.release)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and give everything back, from any state."""
+        if self._is_active:
+            self._is_active = False
+            self._guard('cannot deactivate', self.deactivate)
+        return (
+            self._guard('cannot clean up', self.release)
+            if self.params is not None
+            else TransitionCallbackReturn.SUCCESS
+        )
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Fall back to unconfigured after an unexpected exception, so that others go on and a retry is possible."""
+        self._is_active = False
+        self.get_logger().error('unexpected error; back to unconfigured')
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Give everything back when the process leaves."""
+        self.on_shutdown(LifecycleState('', 0))
+
+    # Diagnostics.
+    def drop(self, reason: str, detail: str = '') -> None:
+        """Count an input that was refused, and log it at most every five seconds a reason."""
+        self.dropped[reason] += 1
+        self.get_logger().warning(
+            f'dropped: {reason}{": " + detail if detail else ""}',
+            throttle_duration_sec=5.0,
+            throttle_time_source_type=self._wall,
+        )
+
+    def _report(self) -> None:
+        values: Mapping[str, object] = {}
+        if self._last_error:
+            level, message = DiagnosticStatus.ERROR, self._last_error
+        elif not self._is_active:
+            level, message = DiagnosticStatus.WARN, 'not active'
+        else:
+            level, message, values = self.diagnose()
+        shown = {**values, **{f'dropped: {reason}': count for reason, count in sorted(self.dropped.items())}}
+        status = DiagnosticStatus(
+            level=level,
+            name=f'{self.get_fully_qualified_name().lstrip("/")}: node',
+            message=message,
+            hardware_id='',
+            values=[KeyValue(key=str(key), value=str(value)) for key, value in shown.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+
+def run_node(kind: type[AttnNode], args: list[str] | None = None) -> int:
+    """Run one node until Ctrl-C or shutdown; for the `main` of an executable.
+
+    Returns:
+        The process's exit code: 0 after a clean end, also by Ctrl-C.
+    """
+    argv = sys.argv if args is None else args
+    parser = argparse.ArgumentParser(
+        prog=f'ros2 run attn_robotics {kind.__module__.rsplit(".", 1)[-1]}',
+        description=sys.modules[kind.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='parameters (--ros-args -p name:=value):\n' + _parameter_help(kind),
+    )
+    cut = argv.index('--ros-args') if '--ros-args' in argv else len(argv)
+    parser.parse_args(argv[1:cut])
+    rclpy.init(args=argv)
+    node = None
+    try:
+        node = kind()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.close()
+            node.destroy_node()
+        if rclpy.ok():
+            rclpy.shutdown()
+    return 0
+
+
+def _parameter_help(kind: type[AttnNode]) -> str:
+    import dataclasses
+    from typing import get_type_hints
+
+    from attn_robotics.ros.parameters import allowed
+
+    hints = get_type_hints(kind.Params)
+    return '\n'.join(
+        f'  {field.name:22} {field.metadata["description"]} ({allowed(field, hints[field.name])})'
+        for field in dataclasses.fields(kind.Params)
+    )
