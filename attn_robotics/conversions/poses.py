@@ -23,17 +23,19 @@ def to_quaternion(yaw: float) -> Quaternion:
     return Quaternion(x=0.0, y=0.0, z=math.sin(yaw / 2), w=math.cos(yaw / 2))
 
 
-def to_transforms(poses: NDArray[np.floating], children: Sequence[str], parent: str, stamp: Time) -> TFMessage:
+def to_transforms(
+    poses: NDArray[np.floating], children: Sequence[str], parents: Sequence[str], stamp: Time
+) -> TFMessage:
     """Poses of many robots as one /tf message.
 
     Args:
-        poses: (N, 3) x, y [m] and yaw [rad] in `parent`.
+        poses: (N, 3) x, y [m] and yaw [rad], each in its parent.
         children: N frame ids.
-        parent: frame id of the poses.
+        parents: N frame ids of the poses.
         stamp: time of measurement.
     """
     message = TFMessage()
-    for (x, y, yaw), child in zip(poses.tolist(), children, strict=True):
+    for (x, y, yaw), child, parent in zip(poses.tolist(), children, parents, strict=True):
         transform = TransformStamped(child_frame_id=child)
         transform.header.stamp = stamp
         transform.header.frame_id = parent

@@ -47,6 +47,7 @@ class AttnNode(LifecycleNode):
         self._parameters_source = Parameters(self, self.Params)
         self.params: Any = None
         self.dropped: Counter[str] = Counter()
+        self.exit_code = 0  # what the process ends with
         self._diagnostics: Any = None
         self._diagnostics_timer: Any = None
         self._is_active = False
@@ -186,7 +187,7 @@ def run_node(kind: type[AttnNode], args: list[str] | None = None) -> int:
     """Run one node until Ctrl-C or shutdown; for the `main` of an executable.
 
     Returns:
-        The process's exit code: 0 after a clean end, also by Ctrl-C.
+        The process's exit code: the node's, 0 unless it says otherwise, also after Ctrl-C.
     """
     argv = sys.argv if args is None else args
     parser = argparse.ArgumentParser(
@@ -212,7 +213,7 @@ def run_node(kind: type[AttnNode], args: list[str] | None = None) -> int:
             node.destroy_node()
         if rclpy.ok():
             rclpy.shutdown()
-    return 0
+    return 0 if node is None else node.exit_code
 
 
 def _parameter_help(kind: type[AttnNode]) -> str:

@@ -1,0 +1,248 @@
+"""Simulate a fleet of differential-drive robots in MuJoCo: the embedded stand-in for Gazebo, with the same topics.
+
+Publishes /clock, /tf and each robot's odom (and scan, when asked for), and drives each robot by its cmd_vel.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import Twist
+from nav_msgs.msg import Odometry
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import LaserScan
+from std_msgs.msg import UInt32
+from tf2_msgs.msg import TFMessage
+
+from attn_robotics.conversions.poses import to_odometry, to_transforms
+from attn_robotics.conversions.stamps import to_stamp
+from attn_robotics.nodes._world import WorldParams
+from attn_robotics.ros import qos
+from attn_robotics.ros.lifecycle import AttnNode, run_node
+from attn_robotics.ros.parameters import param
+from attn_robotics.simulation.embedded import EmbeddedSimulator
+
+CLOCK_PERIOD_S = 0.02
+
+
+@dataclass(frozen=True)
+class EmbeddedSimulatorParams(WorldParams):
+    """Tunables of the embedded simulator."""
+
+    autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
+    body: str = param('wheeled', 'Wheels with contact, or quicker discs.', choices=('wheeled', 'disc'), read_only=True)
+    real_time_factor: float = param(
+        1.0, 'Simulated seconds a second at most; 0 runs as fast as the machine can.', low=0.0, high=100.0
+    )
+    odom_rate: float = param(20.0, 'Poses a simulated second [Hz].', low=1.0, high=50.0, read_only=True)
+    scan: bool = param(False, 'Publish a ray-cast lidar for every robot.', read_only=True)
+    scan_rate: float = param(5.0, 'Scans a simulated second [Hz].', low=0.5, high=50.0, read_only=True)
+    scan_beams: int = param(180, 'Beams of a scan.', low=8, high=2048, read_only=True)
+    scan_range: float = param(10.0, 'Range of a scan [m].', low=0.5, high=100.0, read_only=True)
+    headless: bool = param(True, 'No window; off opens the MuJoCo viewer where there is a display.', read_only=True)
+    odometry_noise: float = param(0.0, 'Standard deviation of reported positions [m].', low=0.0, high=0.2)
+    stop_robot: str = param('', 'Name of a robot whose wheels stop, or empty.', read_only=True)
+    stop_at_s: float = param(10.0, 'When they stop [simulated s].', low=0.0, high=1e6, read_only=True)
+    stop_for_s: float = param(20.0, 'For how long [simulated s].', low=0.0, high=1e6, read_only=True)
+    drop_robot: str = param('', 'Name of a robot that drops out for ever, or empty.', read_only=True)
+    drop_at_s: float = param(10.0, 'When it drops out [simulated s].', low=0.0, high=1e6, read_only=True)
+
+
+class EmbeddedSimulatorNode(AttnNode):
+    """The `simulator` node."""
+
+    NAME = 'simulator'
+    Params = EmbeddedSimulatorParams
+    params: EmbeddedSimulatorParams
+
+    def configure(self) -> None:
+        """Build the world; nothing moves yet."""
+        p = self.params
+        world = p.load()
+        for name in filter(None, (p.stop_robot, p.drop_robot)):
+            if name not in world.names:
+                raise ValueError(f'there is no {name}; robots are {world.names[0]} to {world.names[-1]}')
+        self._world = world
+        self._simulator = EmbeddedSimulator(world, body=p.body)  # type: ignore[arg-type]
+        self._rng = np.random.default_rng(world.instance.seed)
+        self._commands: dict[int, tuple[float, float]] = {}
+        self._guard_commands = threading.Lock()
+        self._real_time_factor = 0.0
+        self._thread: threading.Thread | None = None
+        self._runs = threading.Event()
+        self._clock_out = self.create_publisher(Clock, '/clock', qos.CLOCK)
+        self._tf = self.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
+        self._contacts = self.create_publisher(UInt32, '~/contacts', qos.LATCHED)
+        self._odom = [self.create_publisher(Odometry, f'{name}/odom', qos.SENSOR) for name in world.names]
+        self._scan = [
+            self.create_publisher(LaserScan, f'{name}/scan', qos.SENSOR) for name in (world.names if p.scan else ())
+        ]
+        self._listeners = [
+            self.create_subscription(Twist, f'{name}/cmd_vel', partial(self._on_command, index), qos.COMMAND)
+            for index, name in enumerate(world.names)
+        ]
+        self.get_logger().info(
+            f'{world.robots} {p.body} robots on {world.name}, {world.frame.height} x {world.frame.width} cells of '
+            f'{world.frame.resolution:g} m'
+        )
+
+    def activate(self) -> None:
+        """Let time run."""
+        self._runs.set()
+        self._thread = threading.Thread(target=self._run, name='simulation', daemon=True)
+        self._thread.start()
+
+    def deactivate(self) -> None:
+        """Stop time."""
+        self._runs.clear()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def release(self) -> None:
+        """Forget the world."""
+        if not hasattr(self, '_listeners'):
+            return
+        for listener in self._listeners:
+            self.destroy_subscription(listener)
+        for publisher in (self._clock_out, self._tf, self._contacts, *self._odom, *self._scan):
+            self.destroy_publisher(publisher)
+        del self._listeners, self._simulator
+
+    def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
+        """Report time, speed and contacts."""
+        simulator = self._simulator
+        values = {
+            'simulated time [s]': f'{simulator.time:.1f}',
+            'real-time factor': f'{self._real_time_factor:.2f}',
+            'contact events': simulator.contact_events,
+        }
+        if simulator.contact_events:
+            first, second = simulator.contact_pairs[-1]
+            return DiagnosticStatus.WARN, f'{first} touched {second}', values
+        return DiagnosticStatus.OK, 'running', values
+
+    def _on_command(self, robot: int, message: Twist) -> None:
+        command = (message.linear.x, message.angular.z)
+        if not np.isfinite(command).all():
+            self.drop('cmd_vel is not a number', self._world.names[robot])
+            return
+        with self._guard_commands:
+            self._commands[robot] = command
+
+    def _run(self) -> None:
+        """Step, publish, keep pace."""
+        p, simulator = self.params, self._simulator
+        every_odom = max(1, round(1.0 / (p.odom_rate * CLOCK_PERIOD_S)))
+        every_scan = max(1, round(1.0 / (p.scan_rate * CLOCK_PERIOD_S)))
+        show = self._open_viewer()
+        reported = -1
+        tick = 0
+        due = since = time.perf_counter()
+        since_s = simulator.time
+        while self._runs.is_set():
+            self._apply_commands()
+            simulator.step(CLOCK_PERIOD_S)
+            self._clock_out.publish(Clock(clock=to_stamp(simulator.time)))
+            if tick % every_odom == 0:
+                self._publish_poses()
+            if p.scan and tick % every_scan == 0:
+                self._publish_scans()
+            if simulator.contact_events != reported:
+                reported = simulator.contact_events
+                self._contacts.publish(UInt32(data=reported))
+            if show is not None and tick % 2 == 0:
+                show()
+            tick += 1
+            now = time.perf_counter()
+            if now - since >= 1.0:
+                self._real_time_factor = (simulator.time - since_s) / (now - since)
+                since, since_s = now, simulator.time
+            factor = self._parameters_source.read().real_time_factor if tick % 50 == 0 else p.real_time_factor
+            if factor != p.real_time_factor:
+                p = self.params = self._parameters_source.read()
+            if factor > 0:
+                due = max(due + CLOCK_PERIOD_S / factor, now - 0.1)  # never sprint to catch up for long
+                if due > now:
+                    time.sleep(due - now)
+
+    def _apply_commands(self) -> None:
+        p, simulator = self.params, self._simulator
+        with self._guard_commands:
+            commands, self._commands = self._commands, {}
+        if p.stop_robot and p.stop_at_s <= simulator.time < p.stop_at_s + p.stop_for_s:
+            commands[self._world.names.index(p.stop_robot)] = (0.0, 0.0)
+        if commands:
+            linear, angular = np.array([*commands.values()]).T
+            simulator.command(linear, angular, [*commands])
+        if self._has_dropped:
+            simulator.remove(self._world.names.index(p.drop_robot))
+
+    @property
+    def _has_dropped(self) -> bool:
+        return bool(self.params.drop_robot) and self._simulator.time >= self.params.drop_at_s
+
+    def _publish_poses(self) -> None:
+        """Send odometry relative to each robot's start, as wheels count it, and the same as transforms."""
+        world, simulator = self._world, self._simulator
+        poses, velocities = simulator.poses(), simulator.velocities()
+        poses[:, :2] -= world.start_xy  # robots start facing along x, so only the origin moves
+        if self.params.odometry_noise:
+            poses[:, :2] += self._rng.normal(0.0, self.params.odometry_noise, (world.robots, 2))
+        stamp = to_stamp(simulator.time)
+        heard = [name for name in world.names if not (self._has_dropped and name == self.params.drop_robot)]
+        rows = [world.names.index(name) for name in heard] if len(heard) < world.robots else range(world.robots)
+        for robot, name in zip(rows, heard, strict=True):
+            if self._odom[robot].get_subscription_count():
+                self._odom[robot].publish(
+                    to_odometry(poses[robot], velocities[robot], f'{name}/odom', f'{name}/base_link', stamp)
+                )
+        self._tf.publish(
+            to_transforms(
+                poses[list(rows)],
+                [f'{name}/base_link' for name in heard],
+                [f'{name}/odom' for name in heard],
+                stamp,
+            )
+        )
+
+    def _publish_scans(self) -> None:
+        p, simulator = self.params, self._simulator
+        for robot, (name, publisher) in enumerate(zip(self._world.names, self._scan, strict=True)):
+            if not publisher.get_subscription_count():
+                continue
+            ranges = simulator.scan(robot, p.scan_beams, p.scan_range)
+            step = 2 * np.pi / p.scan_beams
+            scan = LaserScan(angle_min=-np.pi, angle_max=np.pi - step, angle_increment=step, range_max=p.scan_range)
+            scan.header.stamp = to_stamp(simulator.time)
+            scan.header.frame_id = f'{name}/base_link'
+            scan.scan_time = 1.0 / p.scan_rate
+            scan.ranges = array.array('f', ranges.astype(np.float32).tobytes())
+            publisher.publish(scan)
+
+    def _open_viewer(self) -> Callable[[], Any] | None:
+        if self.params.headless:
+            return None
+        if not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+            self.get_logger().warning('no display: running without a window (headless:=true says so on purpose)')
+            return None
+        return self._simulator.open_viewer()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node."""
+    return run_node(EmbeddedSimulatorNode, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,327 @@
+"""Plan and drive a whole fleet: one attentive network, one batch, all robots.
+
+Listens to the map, the robots' transforms and their goals; publishes a velocity for every robot and shows who attends
+to whom.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, Twist
+from nav_msgs.msg import OccupancyGrid
+from numpy.typing import NDArray
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import Image
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+from attn_robotics.conversions import attention as attention_messages
+from attn_robotics.conversions.grids import GridError, from_occupancy_grid
+from attn_robotics.conversions.poses import to_twist
+from attn_robotics.conversions.stamps import to_stamp
+from attn_robotics.conversions.transforms import RobotTransforms
+from attn_robotics.ros import qos
+from attn_robotics.ros.lifecycle import AttnNode, run_node
+from attn_robotics.ros.parameters import param
+from attn_robotics.ros.worker import LatestWorker
+from attn_robotics.simulation.grid import GridFrame
+from attn_robotics.systems.sparc.fleet import LOST, Decision, Fleet, FleetConfig, FleetError, Proposal
+from attn_robotics.systems.sparc.motion import MotionLimits
+from attn_robotics.systems.sparc.policy import SparcPolicy
+from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
+
+
+@dataclass(frozen=True)
+class SparcFleetParams:
+    """Tunables of the fleet node."""
+
+    autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
+    robots: int = param(8, 'Number of robots, named robot_0 and so on.', low=1, high=1024, read_only=True)
+    map_frame: str = param('map', 'Frame of the map, goals and attention markers.', read_only=True)
+    weights: str = param('', 'Weights (.safetensors); empty takes those that ship.', read_only=True)
+    device: str = param('cpu', 'Where the network runs: cpu or cuda.', read_only=True)
+    backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
+    control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
+    max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
+    max_turn_rate: float = param(2.0, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
+    horizon: int = param(4, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
+    lost_s: float = param(2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0)
+    stall_s: float = param(3.0, 'Without progress for this long a robot is planned around [s].', low=0.5, high=60.0)
+    attention_top_k: int = param(0, 'Keys of each row on ~/attention; 0 sends all.', low=0, high=1024)
+    attention_layer: int = param(-1, 'Communication layer to show; -1 is the last.', low=-1, high=63)
+    seed: int = param(0, 'Of priorities and random ties.', low=0, high=2**31 - 1, read_only=True)
+
+
+class SparcFleet(AttnNode):
+    """The `sparc` node: decisions for all robots, execution, attention topics."""
+
+    NAME = 'sparc'
+    Params = SparcFleetParams
+    params: SparcFleetParams
+
+    def configure(self) -> None:
+        """Load weights, connect to map, transforms and goals."""
+        p = self.params
+        self._names = tuple(f'robot_{index}' for index in range(p.robots))
+        self._policy = SparcPolicy.load(p.weights or None, device=p.device, backend=p.backend)
+        self._fleet: Fleet | None = None
+        self._map: tuple[NDArray[np.bool_], GridFrame] | None = None
+        self._goals: dict[int, tuple[float, float]] = {}
+        self._transforms = RobotTransforms(self._names, p.map_frame)
+        self._durations_ms: list[float] = []
+        self._deciding = False
+        self._decided: Decision | None = None
+        self._problem = ''
+        self._worker = LatestWorker(self._evaluate, self._on_evaluate_error, 'sparc_decision')
+
+        self._held = [
+            self.create_subscription(OccupancyGrid, 'map', self._on_map, qos.LATCHED),
+            self.create_subscription(TFMessage, '/tf', self._on_transforms, qos.TRANSFORMS),
+            self.create_subscription(TFMessage, '/tf_static', self._transforms.take_static, qos.TRANSFORMS_STATIC),
+            *(
+                self.create_subscription(PoseStamped, f'{name}/goal_pose', partial(self._on_goal, index), qos.LATCHED)
+                for index, name in enumerate(self._names)
+            ),
+        ]
+        self._commands: list[Publisher] = [
+            self.create_publisher(Twist, f'{name}/cmd_vel', qos.COMMAND) for name in self._names
+        ]
+        self._status = self.create_publisher(FleetStatus, '~/status', qos.STATE)
+        self._attention = self.create_publisher(AttentionMap, '~/attention', qos.STATE)
+        self._markers = self.create_publisher(MarkerArray, '~/attention_markers', qos.STATE)
+        self._image = self.create_publisher(Image, '~/attention_image', qos.SENSOR)
+        self._timer = self.create_timer(1.0 / p.control_rate, self._control, autostart=False)
+        self._last_control_s: float | None = None
+        self._last_sent = np.zeros((p.robots, 2))
+        self._quiet = np.zeros(p.robots, np.int64)
+
+    def activate(self) -> None:
+        """Start to drive."""
+        self._timer.reset()
+
+    def deactivate(self) -> None:
+        """Stop every robot."""
+        self._timer.cancel()
+        for publisher in self._commands:
+            publisher.publish(to_twist(0.0, 0.0))
+
+    def release(self) -> None:
+        """Close the worker, forget the fleet."""
+        if not hasattr(self, '_worker'):
+            return
+        self._worker.close()
+        for subscription in self._held:
+            self.destroy_subscription(subscription)
+        for publisher in (*self._commands, self._status, self._attention, self._markers, self._image):
+            self.destroy_publisher(publisher)
+        self.destroy_timer(self._timer)
+        self._held, self._commands, self._fleet, self._policy = [], [], None, None
+        del self._worker
+
+    def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
+        """Say who is missing, who is lost, and how fast decisions are."""
+        if self._problem:
+            return DiagnosticStatus.ERROR, self._problem, {}
+        fleet = self._fleet
+        if fleet is None:
+            return DiagnosticStatus.WARN, self._waiting_for(), {}
+        states = fleet.states()
+        lost = [name for name, state in zip(self._names, states, strict=True) if state == LOST]
+        p50, p99 = self._percentiles()
+        values = {'decisions': fleet.tick, 'decision p50 [ms]': f'{p50:.2f}', 'decision p99 [ms]': f'{p99:.2f}'}
+        if lost:
+            return DiagnosticStatus.WARN, f'lost: {", ".join(lost)}', values
+        return DiagnosticStatus.OK, 'arrived' if fleet.has_arrived else 'driving', values
+
+    # Inputs: convert and keep.
+    def _on_map(self, message: OccupancyGrid) -> None:
+        try:
+            grid, frame = from_occupancy_grid(message)
+        except GridError as error:
+            self.drop('bad map', str(error))
+            return
+        if self._fleet is not None and (grid.shape != self._fleet.grid.shape or frame != self._fleet.frame):
+            self.drop('map changed its size or place while robots drive', 'clean up and configure the node first')
+            return
+        self._map = (grid, frame)
+
+    def _on_transforms(self, message: TFMessage) -> None:
+        for robot, pose in self._transforms.take(message):
+            if self._fleet is None:
+                continue
+            if not np.isfinite(pose).all():
+                self.drop('pose is not a number', self._names[robot])
+                continue
+            self._fleet.observe(robot, pose, self._now_s())
+
+    def _on_goal(self, robot: int, message: PoseStamped) -> None:
+        if message.header.frame_id not in ('', self.params.map_frame):
+            self.drop('goal in another frame', f'{self._names[robot]}: {message.header.frame_id}')
+            return
+        self._goals[robot] = (message.pose.position.x, message.pose.position.y)
+        if self._fleet is not None:
+            self._send_goal(robot)
+
+    def _send_goal(self, robot: int) -> None:
+        assert self._fleet is not None
+        try:
+            self._fleet.set_goal(robot, self._fleet.frame.to_cell(np.array(self._goals[robot])))
+        except FleetError as error:
+            self.drop('bad goal', str(error))
+
+    # The loop.
+    def _control(self) -> None:
+        now_s = self._now_s()
+        last_s, self._last_control_s = self._last_control_s, now_s
+        if self._fleet is None and not self._found_fleet():
+            return
+        fleet = self._fleet
+        assert fleet is not None
+        self._change_map()
+        for note in fleet.advance(now_s):
+            self.get_logger().warning(note)
+        if self._decided is not None:
+            decision, self._decided = self._decided, None
+            if fleet.commit(decision):
+                self._publish(fleet, decision)
+        if not self._deciding and fleet.is_due(now_s):
+            self._deciding = True
+            self._worker.put(fleet.propose(need_attention=self._somebody_looks()))
+        dt_s = 1.0 / self.params.control_rate if last_s is None else max(now_s - last_s, 1e-3)
+        self._command(*fleet.velocities(dt_s))
+
+    def _found_fleet(self) -> bool:
+        """Build the fleet once the map and every robot are known."""
+        if self._map is None or self._transforms.missing():
+            return False
+        grid, frame = self._map
+        poses = self._transforms.poses()
+        p = self.params
+        config = FleetConfig(horizon=p.horizon, lost_s=p.lost_s, stall_s=p.stall_s, seed=p.seed)
+        limits = MotionLimits(max_speed=p.max_speed, max_turn_rate=p.max_turn_rate, latency_s=1.0 / p.control_rate)
+        try:
+            self._fleet = Fleet(grid, frame, self._names, frame.to_cell(poses[:, :2]), self._policy, limits, config)
+        except FleetError as error:
+            self._problem = str(error)
+            self.get_logger().error(self._problem, throttle_duration_sec=5.0)
+            return False
+        self._problem = ''
+        for robot in range(p.robots):
+            self._fleet.observe(robot, tuple(poses[robot]), self._now_s())
+        for robot in self._goals:
+            self._send_goal(robot)
+        self.get_logger().info(f'fleet of {p.robots} on a {grid.shape[0]} x {grid.shape[1]} map')
+        return True
+
+    def _change_map(self) -> None:
+        """Take over obstacles that came or went, once."""
+        assert self._fleet is not None and self._map is not None
+        if self._map[0] is self._fleet.grid:
+            return
+        try:
+            self._fleet.change_map(self._map[0])
+        except FleetError as error:
+            self.drop('bad map', str(error))
+            self._map = (self._fleet.grid, self._fleet.frame)
+
+    def _evaluate(self, proposal: Proposal) -> None:
+        fleet = self._fleet
+        if fleet is not None:
+            self._decided = fleet.evaluate(proposal)
+        self._deciding = False
+
+    def _on_evaluate_error(self, error: BaseException) -> None:
+        self._deciding = False
+        self._problem = f'decision failed: {error}'
+        self.get_logger().error(self._problem, throttle_duration_sec=5.0)
+
+    # Outputs.
+    def _command(self, linear: NDArray[np.float64], angular: NDArray[np.float64]) -> None:
+        """Send what changed, and repeat the rest often enough for the robots' watchdogs."""
+        velocities = np.stack([linear, angular], axis=1)
+        changed = (np.abs(velocities - self._last_sent) > 1e-3).any(axis=1)
+        moving = (velocities != 0).any(axis=1)
+        self._quiet += 1
+        due = changed | (moving & (self._quiet >= 3))
+        for robot in np.flatnonzero(due):
+            self._commands[robot].publish(to_twist(*velocities[robot]))
+        self._last_sent[due] = velocities[due]
+        self._quiet[due] = 0
+
+    def _publish(self, fleet: Fleet, decision: Decision) -> None:
+        stamp = to_stamp(self._now_s())
+        self._durations_ms.append(decision.duration_s * 1e3)
+        p50, p99 = self._percentiles()
+        planned = fleet.planned()
+        status = FleetStatus(tick=fleet.tick, robot_ids=list(self._names), state=fleet.states().tobytes())
+        status.header.stamp = stamp
+        status.header.frame_id = self.params.map_frame
+        status.rows, status.columns = planned[:, 0].tolist(), planned[:, 1].tolist()
+        status.goal_rows, status.goal_columns = fleet.goals[:, 0].tolist(), fleet.goals[:, 1].tolist()
+        status.lag = fleet.lag().tolist()
+        status.decision_ms = decision.duration_s * 1e3
+        status.decision_p50_ms, status.decision_p99_ms = p50, p99
+        self._status.publish(status)
+        if decision.attention:
+            self._publish_attention(fleet, decision)
+
+    def _publish_attention(self, fleet: Fleet, decision: Decision) -> None:
+        layers = list(decision.attention)
+        layer = layers[min(self.params.attention_layer, len(layers) - 1)]
+        weights = decision.attention[layer]
+        xy = fleet.frame.to_xy(decision.cells)
+        stamp, frame_id = to_stamp(self._now_s()), self.params.map_frame
+        if self._attention.get_subscription_count():
+            message = attention_messages.to_attention_map(
+                weights,
+                self._names,
+                self._names,
+                mechanism='relation',
+                layer=layer,
+                tick=fleet.tick,
+                stamp=stamp,
+                frame_id=frame_id,
+                distances=np.linalg.norm(xy[:, None] - xy[None], axis=-1),
+                top_k=self.params.attention_top_k,
+            )
+            self._attention.publish(message)
+        if self._markers.get_subscription_count():
+            self._markers.publish(
+                attention_messages.to_markers(weights, fleet.poses[:, :2], frame_id=frame_id, stamp=stamp)
+            )
+        if self._image.get_subscription_count():
+            self._image.publish(attention_messages.to_image(weights, frame_id=frame_id, stamp=stamp))
+
+    def _somebody_looks(self) -> bool:
+        publishers = (self._attention, self._markers, self._image)
+        return any(publisher.get_subscription_count() for publisher in publishers)
+
+    def _percentiles(self) -> tuple[float, float]:
+        if not self._durations_ms:
+            return 0.0, 0.0
+        p50, p99 = np.percentile(self._durations_ms, [50, 99])
+        return float(p50), float(p99)
+
+    def _waiting_for(self) -> str:
+        if self._map is None:
+            return "map not received on 'map'; is a map server running with transient local QoS?"
+        missing = self._transforms.missing()
+        return f'no transform {self.params.map_frame} -> {missing[0]}/base_link yet ({len(missing)} robots missing)'
+
+    def _now_s(self) -> float:
+        return self.get_clock().now().nanoseconds * 1e-9
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node."""
+    return run_node(SparcFleet, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

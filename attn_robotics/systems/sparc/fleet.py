@@ -1,0 +1,390 @@
+"""A fleet under way: decisions on the grid, their execution on wheels, and what to do when a robot stops.
+
+The planner decides on *planned* cells, which may be a few steps ahead of the wheels; `execution.ExecutionGraph` lets a
+robot enter a cell only when the one before it has left; `motion.CellController` drives. Nothing here knows ROS or time
+other than the seconds it is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attn_robotics.simulation.grid import GridFrame
+from attn_robotics.systems.sparc.actions import MOVES, STAY
+from attn_robotics.systems.sparc.distance_fields import distance_field
+from attn_robotics.systems.sparc.execution import ExecutionGraph
+from attn_robotics.systems.sparc.motion import CellController, MotionLimits
+from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig
+
+ACTIVE, ARRIVED, BLOCKED, LOST, WAITING = range(5)
+
+
+class FleetError(ValueError):
+    """A fleet input that is refused; the message names the robot and the fix."""
+
+
+class Policy(Protocol):
+    """What decides: the attentive network, or anything with the same face."""
+
+    def reset(self, grid: NDArray[np.bool_], goals: NDArray[np.int32], distances: NDArray[np.int16]) -> None:
+        """Start on a map: grid (H, W), goals (N, 2), distances (N, H, W)."""
+
+    def set_goal(self, robot: int, goal: NDArray[np.int32], distance: NDArray[np.int16]) -> None:
+        """Change one robot's goal: goal (2,), distance (H, W)."""
+
+    def step(
+        self, cells: NDArray[np.int32], last_actions: NDArray[np.int8], *, need_attention: bool = False
+    ) -> NDArray[np.float32]:
+        """(N, 5) log-probabilities of the actions from cells (N, 2) and the last executed actions (N,)."""
+
+    def attention(self) -> Mapping[str, NDArray[np.float32]]:
+        """Layer name to (H, N, N) weights of the last step that was asked for them."""
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """How decisions and wheels are coupled.
+
+    Attributes:
+        horizon: decisions a robot may be ahead of its wheels.
+        idle_share: decide when at least this share of the robots under way has nothing left to drive.
+        patience_s: or when any robot has had nothing to drive for this long [s].
+        stall_s: a robot that may drive but gets no nearer for this long counts as stopped [s].
+        retry_s: a stopped robot is tried again after this long [s].
+        lost_s: a robot without a pose for this long is an obstacle until it is seen again [s].
+        seed: of priorities and random ties.
+    """
+
+    horizon: int = 4
+    idle_share: float = 0.5
+    patience_s: float = 0.8
+    stall_s: float = 3.0
+    retry_s: float = 5.0
+    lost_s: float = 2.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What one decision starts from; arrays run over the N robots.
+
+    Attributes:
+        cells: (N, 2) planned cells.
+        goals: (N, 2).
+        distances: (N, H, W) path distances to the goals.
+        priorities: (N,).
+        last_actions: (N,) int8.
+        frozen: (N,) robots that stay whatever happens.
+        need_attention: whether somebody wants to see attention weights.
+    """
+
+    cells: NDArray[np.int32]
+    goals: NDArray[np.int32]
+    distances: NDArray[np.int16]
+    priorities: NDArray[np.float64]
+    last_actions: NDArray[np.int8]
+    frozen: NDArray[np.bool_]
+    need_attention: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One joint decision.
+
+    Attributes:
+        cells: (N, 2) planned cells it started from.
+        actions: (N,) int8.
+        log_probs: (N, 5) float32 of the policy.
+        duration_s: observation to shielded actions [s].
+        attention: layer name to (H, N, N), empty when not asked for.
+    """
+
+    cells: NDArray[np.int32]
+    actions: NDArray[np.int8]
+    log_probs: NDArray[np.float32]
+    duration_s: float
+    attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class Fleet:
+    """Plan and drive N robots on one map.
+
+    Args:
+        grid: (H, W) True where an obstacle stands.
+        frame: where the grid lies [m].
+        names: N robot names, for messages.
+        starts: (N, 2) cells in which the robots stand now.
+        policy: what proposes actions.
+        limits: what the wheels can do.
+        config: coupling of decisions and wheels.
+        shield: how preferences become moves; rotations are always off, wheels cannot start all at once.
+
+    Raises:
+        FleetError: robots off the map, in an obstacle or in one cell.
+    """
+
+    def __init__(
+        self,
+        grid: NDArray[np.bool_],
+        frame: GridFrame,
+        names: tuple[str, ...],
+        starts: NDArray[np.int32],
+        policy: Policy,
+        limits: MotionLimits | None = None,
+        config: FleetConfig | None = None,
+        shield: ShieldConfig | None = None,
+    ) -> None:
+        self.grid, self.frame, self.names, self.config = grid, frame, names, config or FleetConfig()
+        self._check_starts(starts, grid)
+        self._policy = policy
+        self._policy_lock = threading.Lock()
+        self._shield = Shield(grid, dataclasses.replace(shield or ShieldConfig(), allow_rotation=False))
+        self._rng = np.random.default_rng(self.config.seed)
+        self._priorities = Priorities(len(names), self.config.seed)
+        self.goals = starts.astype(np.int32).copy()
+        self._has_goal = np.zeros(len(names), bool)
+        self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
+        self._policy.reset(grid, self.goals, self._distances)
+        self._graph = ExecutionGraph(starts, horizon=self.config.horizon)
+        self._controller = CellController(len(names), limits)
+        self._last_actions = np.full(len(names), STAY, np.int8)
+        self.tick = 0
+        self.poses = np.concatenate([frame.to_xy(starts), np.zeros((len(names), 1))], axis=1)
+        self._seen_s = np.full(len(names), -np.inf)
+        # Progress watch: nearest distance to the current target so far, and when it last shrank.
+        self._nearest_m = np.full(len(names), np.inf)
+        self._progress_s = np.zeros(len(names))
+        self._stopped_since_s = np.full(len(names), np.nan)
+        self._idle_since_s = np.full(len(names), np.nan)
+        self._missing = np.zeros(len(names), bool)
+
+    @property
+    def robots(self) -> int:
+        """Number of robots."""
+        return len(self.names)
+
+    def set_goal(self, robot: int, goal: NDArray[np.int32]) -> None:
+        """Send a robot to another cell, at any time.
+
+        Args:
+            robot: index.
+            goal: (2,) row and column.
+
+        Raises:
+            FleetError: off the map, in an obstacle, cut off, or another robot's goal.
+        """
+        row, column = int(goal[0]), int(goal[1])
+        height, width = self.grid.shape
+        name = self.names[robot]
+        if not (0 <= row < height and 0 <= column < width):
+            raise FleetError(f'goal of {name} at ({row}, {column}) is off the {height} x {width} map')
+        if self.grid[row, column]:
+            raise FleetError(f'goal of {name} at ({row}, {column}) is inside an obstacle; send it to a free cell')
+        same = self._has_goal & (self.goals == (row, column)).all(axis=1)
+        same[robot] = False
+        if same.any():
+            raise FleetError(
+                f'{name} and {self.names[int(same.argmax())]} have the same goal ({row}, {column}); give each its own'
+            )
+        field_ = distance_field(self.grid, np.array([row, column], np.int32))
+        here = self._graph.planned()[robot]
+        if (row, column) != tuple(here) and field_[tuple(here)] > self.grid.size:
+            raise FleetError(f'goal of {name} at ({row}, {column}) can not be reached from {tuple(here.tolist())}')
+        self._has_goal[robot] = True
+        # New arrays: a decision under way keeps the ones it started from.
+        self.goals = self.goals.copy()
+        self.goals[robot] = (row, column)
+        self._distances = self._distances.copy()
+        self._distances[robot] = field_
+        with self._policy_lock:
+            self._policy.set_goal(robot, self.goals[robot], field_)
+
+    def change_map(self, grid: NDArray[np.bool_]) -> None:
+        """Take over obstacles that came or went; moves not begun are decided anew.
+
+        Args:
+            grid: (H, W) as before in size, True where an obstacle stands.
+
+        Raises:
+            FleetError: another size, or an obstacle on a robot or a goal; the old map stays then.
+        """
+        if grid.shape != self.grid.shape:
+            raise FleetError(f'map changed from {self.grid.shape} to {grid.shape}; build a new fleet for it')
+        self._graph.rollback()
+        self._check_starts(self._graph.planned(), grid)
+        for robot in np.flatnonzero(self._has_goal & grid[tuple(self.goals.T)]):
+            raise FleetError(f'goal of {self.names[robot]} is inside a new obstacle; send it elsewhere first')
+        self.grid = grid
+        self._shield = Shield(grid, self._shield.config)
+        self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
+        with self._policy_lock:
+            self._policy.reset(grid, self.goals, self._distances)
+
+    def observe(self, robot: int, pose: tuple[float, float, float], now_s: float) -> None:
+        """Take a robot's newest pose: x, y [m], yaw [rad] in the map frame, seen at `now_s`."""
+        self.poses[robot] = pose
+        self._seen_s[robot] = now_s
+
+    def advance(self, now_s: float) -> tuple[str, ...]:
+        """Account for what the wheels have done; call it before `is_due` and `velocities`.
+
+        Returns:
+            One line for every robot that was lost, found, stopped or went on.
+        """
+        notes: list[str] = []
+        arrived = self._graph.enabled() & self._controller.arrived(self.poses, self._routes_xy())
+        if arrived.any():
+            self._graph.complete(np.flatnonzero(arrived))
+            self._nearest_m[arrived] = np.inf
+        self._watch(now_s, notes)
+        idle = self._on_the_way() & (self._graph.lag() == 0)
+        self._idle_since_s = np.where(idle, np.where(np.isnan(self._idle_since_s), now_s, self._idle_since_s), np.nan)
+        return tuple(notes)
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether a decision would help now."""
+        under_way = self._on_the_way() & ~self._graph.full()
+        if not under_way.any():
+            return False
+        idle = ~np.isnan(self._idle_since_s) & under_way
+        if idle.sum() >= self.config.idle_share * under_way.sum():
+            return True
+        return bool((now_s - self._idle_since_s[idle] >= self.config.patience_s).any())
+
+    def propose(self, *, need_attention: bool = False) -> Proposal:
+        """Freeze what the next decision starts from."""
+        return Proposal(
+            cells=self._graph.planned(),
+            goals=self.goals,
+            distances=self._distances,
+            priorities=self._priorities.values.copy(),
+            last_actions=self._last_actions.copy(),
+            frozen=self._graph.full() | self._halted(),
+            need_attention=need_attention,
+        )
+
+    def evaluate(self, proposal: Proposal) -> Decision:
+        """Turn a proposal into a joint move; touches only the policy and the shield, so any one thread may do it."""
+        start = time.perf_counter()
+        with self._policy_lock:
+            log_probs = self._policy.step(proposal.cells, proposal.last_actions, need_attention=proposal.need_attention)
+            attention = self._policy.attention() if proposal.need_attention else {}
+        actions = self._shield.decide(
+            proposal.cells,
+            log_probs,
+            proposal.priorities,
+            proposal.goals,
+            proposal.distances,
+            rng=self._rng,
+            frozen=proposal.frozen,
+        )
+        return Decision(proposal.cells, actions, log_probs, time.perf_counter() - start, attention)
+
+    def commit(self, decision: Decision) -> bool:
+        """Hand a decision to execution.
+
+        Returns:
+            False when the plan was taken back meanwhile, since a robot stopped or was lost: decide again then.
+        """
+        halted = self._halted() & (decision.actions != STAY)
+        if halted.any() or not np.array_equal(decision.cells, self._graph.planned()):
+            return False
+        next_cells = decision.cells + MOVES[decision.actions]
+        self._graph.append(next_cells)
+        self._priorities.update((next_cells == self.goals).all(axis=1))
+        self._last_actions = decision.actions
+        self.tick += 1
+        return True
+
+    def decide(self, *, need_attention: bool = False) -> Decision:
+        """Propose, evaluate and commit at once."""
+        decision = self.evaluate(self.propose(need_attention=need_attention))
+        self.commit(decision)
+        return decision
+
+    def velocities(self, dt_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Body velocities for the next `dt_s`: (N,) forwards [m/s] and (N,) turning [rad/s]."""
+        linear, angular = self._controller.step(self.poses, self._routes_xy(), dt_s)
+        return np.where(self._missing, 0.0, linear), np.where(self._missing, 0.0, angular)
+
+    def states(self) -> NDArray[np.uint8]:
+        """(N,) one of ACTIVE, ARRIVED, BLOCKED, LOST, WAITING for each robot."""
+        lag, planned = self._graph.lag(), self._graph.planned()
+        state = np.full(self.robots, ACTIVE, np.uint8)
+        state[(lag > 0) & ~self._graph.enabled()] = BLOCKED
+        state[self._halted()] = BLOCKED
+        state[(lag == 0) & (planned == self.goals).all(axis=1)] = ARRIVED
+        state[~self._has_goal] = WAITING
+        state[self._missing] = LOST
+        return state
+
+    def planned(self) -> NDArray[np.int32]:
+        """(N, 2) planned cells."""
+        return self._graph.planned()
+
+    def lag(self) -> NDArray[np.int32]:
+        """(N,) decisions not driven yet."""
+        return self._graph.lag()
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether every robot that has a goal and is not lost stands on it."""
+        counted = self._has_goal & ~self._missing
+        return bool(counted.any()) and bool((self.states()[counted] == ARRIVED).all())
+
+    def _on_the_way(self) -> NDArray[np.bool_]:
+        """(N,) robots that still have somewhere to go and can."""
+        away = self._has_goal & (self._graph.planned() != self.goals).any(axis=1)
+        return away & ~self._halted()
+
+    def _halted(self) -> NDArray[np.bool_]:
+        return self._missing | ~np.isnan(self._stopped_since_s)
+
+    def _routes_xy(self) -> NDArray[np.float64]:
+        return self.frame.to_xy(self._graph.routes())
+
+    def _watch(self, now_s: float, notes: list[str]) -> None:
+        """Notice robots that are lost or stopped, and take back what was planned through them."""
+        gone = now_s - self._seen_s > self.config.lost_s
+        for robot in np.flatnonzero(gone & ~self._missing):
+            notes.append(f'{self.names[robot]} sends no pose for {self.config.lost_s:g} s: treated as an obstacle')
+        for robot in np.flatnonzero(~gone & self._missing):
+            notes.append(f'{self.names[robot]} is back')
+        self._progress_s[gone != self._missing] = now_s
+
+        may_drive = self._graph.enabled() & ~gone
+        distance = np.linalg.norm(self._routes_xy()[:, 1] - self.poses[:, :2], axis=1)
+        nearer = distance < self._nearest_m - 0.02
+        self._nearest_m = np.where(nearer, distance, self._nearest_m)
+        self._progress_s = np.where(nearer | ~may_drive, now_s, self._progress_s)
+        stopped = ~np.isnan(self._stopped_since_s)
+        stalls = may_drive & ~stopped & (now_s - self._progress_s > self.config.stall_s)
+        for robot in np.flatnonzero(stalls):
+            notes.append(f'{self.names[robot]} does not get on for {self.config.stall_s:g} s: planned around')
+        retries = stopped & (nearer | (now_s - self._stopped_since_s > self.config.retry_s))
+        self._stopped_since_s = np.where(stalls, now_s, np.where(retries, np.nan, self._stopped_since_s))
+        self._progress_s[retries] = now_s
+        if (stalls | (gone & ~self._missing)).any():
+            # What others were to do after the stopped robot has moved on would wait for it: decide anew.
+            self._graph.rollback()
+        self._missing = gone
+
+    def _check_starts(self, starts: NDArray[np.int32], grid: NDArray[np.bool_]) -> None:
+        height, width = grid.shape
+        seen: dict[tuple[int, int], str] = {}
+        for name, (row, column) in zip(self.names, starts.tolist(), strict=True):
+            if not (0 <= row < height and 0 <= column < width):
+                raise FleetError(f'{name} stands at ({row}, {column}), off the {height} x {width} map')
+            if grid[row, column]:
+                raise FleetError(f'{name} stands at ({row}, {column}), inside an obstacle; correct map or localisation')
+            if (row, column) in seen:
+                raise FleetError(f'{seen[row, column]} and {name} are both in cell ({row}, {column}); move one away')
+            seen[row, column] = name
