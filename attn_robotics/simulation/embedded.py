@@ -97,14 +97,13 @@ class EmbeddedSimulator:
 
     def step(self, duration: float) -> None:
         """Simulate at least `duration` seconds, rounded to whole physics steps."""
+        model, data = self._model, self._data
         for _ in range(max(1, round(duration / self.timestep))):
             if self._tick % self._stride == 0:
                 self._drive()
-            elif self.body == 'disc':
-                pass  # the heading changes little in one control period
-            mujoco.mj_step(self._model, self._data)
+            mujoco.mj_step(model, data)
             self._tick += 1
-            if self._data.ncon:
+            if data.ncon:
                 self._count_contacts()
 
     def poses(self) -> Array:
