@@ -1,0 +1,305 @@
+"""Collision shield: turns any preferences of a fleet into a joint move that can not collide (CS-PIBT).
+
+No two robots enter one cell, no two change places, nobody leaves the map or enters an obstacle, whatever the
+preferences say. A robot's move depends on the others only through chains of neighbours that stand in each other's
+way, so the rule can run on the robots themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from attn_robotics.systems.sparc.actions import STAY
+from attn_robotics.systems.sparc.distance_fields import neighbours
+from attn_robotics.systems.sparc.pibt import ACTIONS, NOBODY, UNDECIDED, plan_moves, rank_actions, seed_state
+
+
+class ShieldError(ValueError):
+    """A fleet state that no shield can make safe; the message names the culprit and the fix."""
+
+
+@dataclass(frozen=True)
+class ShieldConfig:
+    """How preferences become moves.
+
+    `decide` mixes a policy with path distances: a robot follows `log p + distance_weight * steps gained` where its
+    policy is sure, and path distance alone (that is, plain PIBT) where the policy's best action has a probability
+    below `confidence`.
+    """
+
+    swap: bool = True  # change places in corridors (needs distances)
+    allow_rotation: bool = True  # rings of robots may advance together; off for wheels, which can't start all at once
+    distance_weight: float = 1.0  # nats per step gained towards the goal
+    confidence: float = 0.4  # least probability of the best action for the policy to be heard
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.distance_weight) and self.distance_weight >= 0):
+            raise ShieldError(f'distance_weight must be at least 0, got {self.distance_weight}')
+        if not 0 <= self.confidence <= 1:
+            raise ShieldError(f'confidence must lie in 0..1, got {self.confidence}')
+
+
+class Priorities:
+    """PIBT's priorities: steps since a robot was last on its goal, plus a fixed fraction that breaks ties.
+
+    Attributes:
+        values: (N,) float64 current priorities, all different.
+    """
+
+    def __init__(self, robots: int, seed: int) -> None:
+        # A permutation, not draws: no two robots may ever tie.
+        self._fraction = (np.random.default_rng(seed).permutation(robots) + 0.5) / max(robots, 1)
+        self._waited = np.zeros(robots, np.int64)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """(N,) float64 priorities for the next decision."""
+        return self._waited + self._fraction
+
+    def update(self, on_goal: NDArray[np.bool_]) -> None:
+        """Count one executed step; on_goal: (N,) whether each robot stands on its goal after it."""
+        self._waited = np.where(on_goal, 0, self._waited + 1)
+
+
+class Shield:
+    """Joint moves without conflict on one map.
+
+    Args:
+        grid: (H, W) True where an obstacle stands.
+        config: how preferences become moves.
+    """
+
+    def __init__(self, grid: NDArray[np.bool_], config: ShieldConfig | None = None) -> None:
+        if grid.ndim != 2 or grid.dtype != np.bool_:
+            raise ShieldError(f'grid must be a boolean matrix, got {grid.dtype} with shape {grid.shape}')
+        self.config = config or ShieldConfig()
+        self.shape = grid.shape
+        self._near = neighbours(grid)
+        self._owner = np.full(grid.size, NOBODY, np.int32)
+        self._next_owner = np.full(grid.size, NOBODY, np.int32)
+
+    def resolve(
+        self,
+        cells: NDArray[np.integer],
+        preferences: NDArray[np.floating],
+        priorities: NDArray[np.floating],
+        *,
+        rng: np.random.Generator,
+        goals: NDArray[np.integer] | None = None,
+        distances: NDArray[np.int16] | None = None,
+        frozen: NDArray[np.bool_] | None = None,
+        swap: bool | None = None,
+        allow_rotation: bool | None = None,
+    ) -> NDArray[np.int8]:
+        """Choose one joint move.
+
+        Args:
+            cells: (N, 2) rows and columns, all different.
+            preferences: (N, 5) larger is better, in the order of `actions.NAMES`; infinities are fine.
+            priorities: (N,) larger goes first.
+            rng: breaks ties among equal preferences.
+            goals: (N, 2) rows and columns; needed by the swap rule.
+            distances: (N, H, W) path distances to the goals; needed by the swap rule.
+            frozen: (N,) robots that stay whatever happens; everybody plans around them.
+            swap: overrides `config.swap`.
+            allow_rotation: overrides `config.allow_rotation`.
+
+        Returns:
+            (N,) int8 actions.
+
+        Raises:
+            ShieldError: a robot off the map, in an obstacle or in another's cell, a preference or priority that is
+                not a number, or arrays that do not fit together.
+        """
+        swap = self.config.swap if swap is None else swap
+        allow_rotation = self.config.allow_rotation if allow_rotation is None else allow_rotation
+        robots = len(cells)
+        flat = self._flat(cells, 'cell')
+        if preferences.shape != (robots, ACTIONS):
+            raise ShieldError(f'preferences must be ({robots}, {ACTIONS}) for {robots} robots, got {preferences.shape}')
+        if priorities.shape != (robots,):
+            raise ShieldError(f'priorities must be ({robots},) for {robots} robots, got {priorities.shape}')
+        if frozen is not None and (frozen.shape != (robots,) or frozen.dtype != np.bool_):
+            raise ShieldError(f'frozen must be ({robots},) booleans, got {frozen.dtype} with shape {frozen.shape}')
+        if swap:
+            if goals is None or distances is None:
+                raise ShieldError('the swap rule needs goals and distances; pass both or swap=False')
+            if distances.shape != (robots, *self.shape) or distances.dtype != np.int16:
+                raise ShieldError(
+                    f'distances must be int16 {(robots, *self.shape)}, got {distances.dtype} {distances.shape}'
+                )
+            flat_goals = self._flat(goals, 'goal')
+            fields = np.ascontiguousarray(distances).reshape(robots, -1)
+        else:
+            flat_goals, fields = np.empty(0, np.int32), np.empty((0, 0), np.int16)
+        actions = np.full(robots, STAY, np.int8)
+        culprit = decide_moves(
+            self._near,
+            flat,
+            flat_goals,
+            fields,
+            np.ascontiguousarray(preferences, np.float32),
+            np.ascontiguousarray(priorities, np.float64),
+            np.zeros(robots, np.bool_) if frozen is None else frozen,
+            swap,
+            allow_rotation,
+            int(rng.integers(1 << 62)),
+            self._owner,
+            self._next_owner,
+            actions,
+        )
+        if culprit >= 0:
+            self._explain(culprit, cells, preferences, priorities)
+        return actions
+
+    def decide(
+        self,
+        cells: NDArray[np.integer],
+        log_probs: NDArray[np.floating],
+        priorities: NDArray[np.floating],
+        goals: NDArray[np.integer],
+        distances: NDArray[np.int16],
+        *,
+        rng: np.random.Generator,
+        frozen: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.int8]:
+        """Choose the joint move that ships: policy mixed with path distance (`ShieldConfig`), then `resolve`.
+
+        Args:
+            cells: (N, 2) rows and columns.
+            log_probs: (N, 5) the policy's log-probabilities.
+            priorities: (N,) larger goes first.
+            goals: (N, 2) rows and columns.
+            distances: (N, H, W) path distances to the goals.
+            rng: breaks ties.
+            frozen: (N,) robots that stay whatever happens.
+
+        Returns:
+            (N,) int8 actions.
+        """
+        gained = self.steps_gained(cells, distances)
+        sure = log_probs.max(axis=1, keepdims=True) >= np.log(max(self.config.confidence, 1e-12))
+        mixed = np.where(sure | np.isnan(log_probs), log_probs + self.config.distance_weight * gained, gained)
+        return self.resolve(cells, mixed, priorities, rng=rng, goals=goals, distances=distances, frozen=frozen)
+
+    def steps_gained(self, cells: NDArray[np.integer], distances: NDArray[np.int16]) -> NDArray[np.float32]:
+        """How much nearer each action brings each robot to its goal.
+
+        Args:
+            cells: (N, 2) rows and columns.
+            distances: (N, H, W) path distances to the goals.
+
+        Returns:
+            (N, 5) float32: 1 nearer, 0 as far, -1 farther; -inf where the action is not feasible.
+        """
+        flat = self._flat(cells, 'cell')
+        reached = self._near[flat]  # (N, 5)
+        fields = distances.reshape(len(cells), -1)
+        now = np.take_along_axis(fields, flat[:, None], axis=1).astype(np.float32)
+        after = np.take_along_axis(fields, reached.clip(0), axis=1).astype(np.float32)
+        return np.where(reached >= 0, now - after, np.float32(-np.inf))
+
+    def _flat(self, cells: NDArray[np.integer], what: str) -> NDArray[np.int32]:
+        if cells.ndim != 2 or cells.shape[1] != 2:
+            raise ShieldError(f'{what}s must be (N, 2) rows and columns, got {cells.shape}')
+        height, width = self.shape
+        outside = (cells < 0).any(axis=1) | (cells[:, 0] >= height) | (cells[:, 1] >= width)
+        if outside.any():
+            robot = int(outside.argmax())
+            raise ShieldError(
+                f'{what} of robot {robot} at {tuple(cells[robot].tolist())} is off the {height} x {width} map'
+            )
+        flat: NDArray[np.int32] = (cells[:, 0] * width + cells[:, 1]).astype(np.int32)
+        return flat
+
+    def _explain(
+        self,
+        robot: int,
+        cells: NDArray[np.integer],
+        preferences: NDArray[np.floating],
+        priorities: NDArray[np.floating],
+    ) -> None:
+        place = tuple(cells[robot].tolist())
+        if np.isnan(preferences[robot]).any() or np.isnan(priorities[robot]):
+            raise ShieldError(f'preferences of robot {robot} hold NaN; check the policy that produced them')
+        if self._near[place[0] * self.shape[1] + place[1], STAY] < 0:
+            raise ShieldError(f'robot {robot} at {place} is inside an obstacle; correct the map or its position')
+        raise ShieldError(
+            f'robot {robot} at {place} shares its cell with another robot; correct the reported positions'
+        )
+
+
+@njit(cache=True, nogil=True)
+def decide_moves(
+    near: NDArray[np.int32],
+    cells: NDArray[np.int32],
+    goals: NDArray[np.int32],
+    distances: NDArray[np.int16],
+    preferences: NDArray[np.float32],
+    priorities: NDArray[np.float64],
+    frozen: NDArray[np.bool_],
+    swap: bool,
+    allow_rotation: bool,
+    seed: int,
+    owner: NDArray[np.int32],
+    next_owner: NDArray[np.int32],
+    actions: NDArray[np.int8],
+) -> int:
+    """Check a fleet and decide its joint move, compiled; arguments as in `Shield.resolve`, cells and goals flat.
+
+    Args:
+        near: (H * W, 5) neighbour table.
+        cells: (N,) flat cells on the map.
+        goals: (N,) flat goals, read if `swap`.
+        distances: (N, H * W), read if `swap`.
+        preferences: (N, 5).
+        priorities: (N,).
+        frozen: (N,).
+        swap: use the swap rule.
+        allow_rotation: let rings advance.
+        seed: of the random ties.
+        owner: (H * W,) workspace, NOBODY everywhere; given back so.
+        next_owner: (H * W,) workspace, NOBODY everywhere; given back so.
+        actions: (N,) written.
+
+    Returns:
+        -1, or the first robot whose input is not a number, or that stands in an obstacle or on another robot.
+    """
+    robots = cells.shape[0]
+    culprit = -1
+    placed = 0
+    for robot in range(robots):
+        cell = cells[robot]
+        if np.isnan(priorities[robot]) or near[cell, STAY] < 0 or owner[cell] != NOBODY:
+            culprit = robot
+            break
+        for action in range(ACTIONS):
+            if np.isnan(preferences[robot, action]):
+                culprit = robot
+        if culprit >= 0:
+            break
+        owner[cell] = robot
+        placed += 1
+    if culprit < 0:
+        target = np.full(robots, UNDECIDED, np.int32)
+        for robot in range(robots):
+            if frozen[robot]:
+                target[robot] = cells[robot]
+                next_owner[cells[robot]] = robot
+        order = np.empty((robots, ACTIONS), np.int8)
+        counts = np.empty(robots, np.int8)
+        rank_actions(near, cells, preferences, seed_state(seed), order, counts)
+        turn = np.argsort(-priorities)
+        plan_moves(near, cells, goals, distances, turn, order, counts, owner, next_owner, target, swap, allow_rotation)
+        for robot in range(robots):
+            next_owner[target[robot]] = NOBODY
+            for action in range(ACTIONS):
+                if near[cells[robot], action] == target[robot]:
+                    actions[robot] = action
+    for robot in range(placed):
+        owner[cells[robot]] = NOBODY
+    return culprit
