@@ -192,7 +192,7 @@ class SparcFleet(AttnNode):
                 self._publish(fleet, decision)
         if not self._deciding and fleet.is_due(now_s):
             self._deciding = True
-            self._worker.put(fleet.propose(need_attention=self._somebody_looks()))
+            self._worker.put(fleet.propose(now_s, need_attention=self._somebody_looks()))
         dt_s = 1.0 / self.params.control_rate if last_s is None else max(now_s - last_s, 1e-3)
         self._command(*fleet.velocities(dt_s))
 

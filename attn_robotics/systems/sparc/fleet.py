@@ -55,17 +55,21 @@ class FleetConfig:
 
     Attributes:
         horizon: decisions a robot may be ahead of its wheels.
-        idle_share: decide when at least this share of the robots under way has nothing left to drive.
-        patience_s: or when any robot has had nothing to drive for this long [s].
+        shortest_s: least time between decisions [s].
+        ready_lag: a robot with at most this many moves left to drive is ready for the next decision.
+        ready_share: decide when this share of the robots under way is ready.
+        patience_s: or when the last decision is this old [s].
         stall_s: a robot that may drive but gets no nearer for this long counts as stopped [s].
         retry_s: a stopped robot is tried again after this long [s].
         lost_s: a robot without a pose for this long is an obstacle until it is seen again [s].
         seed: of priorities and random ties.
     """
 
-    horizon: int = 4
-    idle_share: float = 0.5
-    patience_s: float = 0.8
+    horizon: int = 3
+    shortest_s: float = 0.5
+    ready_lag: int = 1
+    ready_share: float = 0.7
+    patience_s: float = 1.5
     stall_s: float = 3.0
     retry_s: float = 5.0
     lost_s: float = 2.0
@@ -163,7 +167,7 @@ class Fleet:
         self._nearest_m = np.full(len(names), np.inf)
         self._progress_s = np.zeros(len(names))
         self._stopped_since_s = np.full(len(names), np.nan)
-        self._idle_since_s = np.full(len(names), np.nan)
+        self._decided_s = -np.inf
         self._missing = np.zeros(len(names), bool)
 
     @property
@@ -245,22 +249,20 @@ class Fleet:
             self._graph.complete(np.flatnonzero(arrived))
             self._nearest_m[arrived] = np.inf
         self._watch(now_s, notes)
-        idle = self._on_the_way() & (self._graph.lag() == 0)
-        self._idle_since_s = np.where(idle, np.where(np.isnan(self._idle_since_s), now_s, self._idle_since_s), np.nan)
         return tuple(notes)
 
     def is_due(self, now_s: float) -> bool:
         """Whether a decision would help now."""
         under_way = self._on_the_way() & ~self._graph.full()
-        if not under_way.any():
+        since_s = now_s - self._decided_s
+        if not under_way.any() or since_s < self.config.shortest_s:
             return False
-        idle = ~np.isnan(self._idle_since_s) & under_way
-        if idle.sum() >= self.config.idle_share * under_way.sum():
-            return True
-        return bool((now_s - self._idle_since_s[idle] >= self.config.patience_s).any())
+        ready = self._graph.lag()[under_way] <= self.config.ready_lag
+        return bool(ready.mean() >= self.config.ready_share or since_s >= self.config.patience_s)
 
-    def propose(self, *, need_attention: bool = False) -> Proposal:
-        """Freeze what the next decision starts from."""
+    def propose(self, now_s: float, *, need_attention: bool = False) -> Proposal:
+        """Freeze what the decision of `now_s` starts from."""
+        self._decided_s = now_s
         return Proposal(
             cells=self._graph.planned(),
             goals=self.goals,
@@ -304,9 +306,9 @@ class Fleet:
         self.tick += 1
         return True
 
-    def decide(self, *, need_attention: bool = False) -> Decision:
+    def decide(self, now_s: float, *, need_attention: bool = False) -> Decision:
         """Propose, evaluate and commit at once."""
-        decision = self.evaluate(self.propose(need_attention=need_attention))
+        decision = self.evaluate(self.propose(now_s, need_attention=need_attention))
         self.commit(decision)
         return decision
 
@@ -363,7 +365,7 @@ class Fleet:
         may_drive = self._graph.enabled() & ~gone
         distance = np.linalg.norm(self._routes_xy()[:, 1] - self.poses[:, :2], axis=1)
         nearer = distance < self._nearest_m - 0.02
-        self._nearest_m = np.where(nearer, distance, self._nearest_m)
+        self._nearest_m = np.where(may_drive, np.where(nearer, distance, self._nearest_m), np.inf)
         self._progress_s = np.where(nearer | ~may_drive, now_s, self._progress_s)
         stopped = ~np.isnan(self._stopped_since_s)
         stalls = may_drive & ~stopped & (now_s - self._progress_s > self.config.stall_s)

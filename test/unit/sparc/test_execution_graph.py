@@ -24,10 +24,14 @@ def assert_no_cell_is_claimed_twice(graph: ExecutionGraph) -> None:
     claims = [{tuple(cell) for cell in route} for route in graph.routes().tolist()]
     together = set.union(*claims)
     assert sum(map(len, claims)) == len(together)
-    assert {tuple(cell) for cell in graph.occupied().tolist()} == together | {tuple(c) for c in graph.obstacles().tolist()}
+    assert {tuple(cell) for cell in graph.occupied().tolist()} == together | {
+        tuple(c) for c in graph.obstacles().tolist()
+    }
 
 
-def wander(graph: ExecutionGraph, rng: np.random.Generator, events: int, stopped: int | None = None) -> list[np.ndarray]:
+def wander(
+    graph: ExecutionGraph, rng: np.random.Generator, events: int, stopped: int | None = None
+) -> list[np.ndarray]:
     """Decide and drive in random order; returns the joint plan decided."""
     plan = [graph.planned()]
     speed = rng.random(graph.robots)
@@ -62,7 +66,11 @@ def finishable(plan: list[np.ndarray], stopped: int, already: int) -> np.ndarray
     """Moves each robot can complete by the paper's definition when one robot completes only `already` moves."""
     robots = len(plan[0])
     moves = [
-        [(t, tuple(plan[t - 1][i]), tuple(plan[t][i])) for t in range(1, len(plan)) if (plan[t - 1][i] != plan[t][i]).any()]
+        [
+            (t, tuple(plan[t - 1][i]), tuple(plan[t][i]))
+            for t in range(1, len(plan))
+            if (plan[t - 1][i] != plan[t][i]).any()
+        ]
         for i in range(robots)
     ]
     done = np.zeros(robots, int)
