@@ -1,0 +1,7 @@
+"""`python -m ros2cli_standin`."""
+
+import sys
+
+from ros2cli_standin.cli import main
+
+sys.exit(main())
