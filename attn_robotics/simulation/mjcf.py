@@ -136,6 +136,7 @@ def _planar_motors(robot: RobotModel, name: str) -> str:
     turn = 0.5 * robot.mass * robot.radius**2 / 0.01
     limit = 10 * robot.mass * robot.max_acceleration  # a robot can push, but not through a wall
     return '\n'.join(
-        f'    <velocity name="{name}/{axis}" joint="{name}/{axis}" kv="{gain:.6g}" forcerange="-{limit:.6g} {limit:.6g}"/>'
+        f'    <velocity name="{name}/{axis}" joint="{name}/{axis}" kv="{gain:.6g}" '
+        f'forcerange="-{limit:.6g} {limit:.6g}"/>'
         for axis, gain in (('x', push), ('y', push), ('yaw', turn))
     )

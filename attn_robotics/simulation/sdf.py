@@ -62,7 +62,9 @@ def to_sdf(
     if scan:
         plugins.append(_plugin('gz-sim-sensors-system', render_engine='ogre2'))
     robots = [
-        _robot(world.robot, name, *start, odom_frame, odom_rate_hz, _lidar(world, name, beams, max_range) if scan else '')
+        _robot(
+            world.robot, name, start, odom_frame, odom_rate_hz, _lidar(world, name, beams, max_range) if scan else ''
+        )
         for name, start in zip(world.names, world.start_xy.tolist(), strict=True)
     ]
     newline = '\n'
@@ -85,7 +87,7 @@ def to_sdf(
     <collision name="collision"><geometry><plane><normal>0 0 1</normal></plane></geometry></collision>
     <visual name="visual">
       <geometry><plane><normal>0 0 1</normal><size>{length:.6g} {width:.6g}</size></plane></geometry>
-      <material><ambient>0.9 0.9 0.9 1</ambient><diffuse>0.9 0.9 0.9 1</diffuse></material>
+      {_colour('0.9 0.9 0.9')}
     </visual>
   </link>
 </model>
@@ -134,20 +136,22 @@ def _bridge(topic: str, ros_type: str, gz_type: str, direction: str = 'GZ_TO_ROS
 
 
 def _plugin(filename: str, **parameters: str | float) -> str:
-    inside = ''.join(
-        f'<{key}>{value if isinstance(value, str) else format(value, ".6g")}</{key}>' for key, value in parameters.items()
-    )
+    text = {key: value if isinstance(value, str) else f'{value:.6g}' for key, value in parameters.items()}
+    inside = ''.join(f'<{key}>{value}</{key}>' for key, value in text.items())
     return f'<plugin filename="{filename}" name="{PLUGINS[filename]}">{inside}</plugin>'
 
 
 def _wall(box: Box) -> str:
     pose = f'<pose>{box.x:.6g} {box.y:.6g} {box.height / 2:.6g} 0 0 0</pose>'
     shape = f'<geometry><box><size>{box.length:.6g} {box.width:.6g} {box.height:.6g}</size></box></geometry>'
-    colour = '<material><ambient>0.35 0.35 0.4 1</ambient><diffuse>0.35 0.35 0.4 1</diffuse></material>'
     return (
         f'    <collision name="{box.name}">{pose}{shape}</collision>'
-        f'<visual name="{box.name}_visual">{pose}{shape}{colour}</visual>'
+        f'<visual name="{box.name}_visual">{pose}{shape}{_colour("0.35 0.35 0.4")}</visual>'
     )
+
+
+def _colour(rgb: str) -> str:
+    return f'<material><ambient>{rgb} 1</ambient><diffuse>{rgb} 1</diffuse></material>'
 
 
 def _cylinder_inertia(mass: float, radius: float, length: float) -> str:
@@ -159,9 +163,8 @@ def _cylinder_inertia(mass: float, radius: float, length: float) -> str:
     )
 
 
-def _robot(
-    robot: RobotModel, name: str, x: float, y: float, odom_frame: str, odom_rate_hz: float, lidar: str
-) -> str:
+def _robot(robot: RobotModel, name: str, start: list[float], odom_frame: str, odom_rate_hz: float, lidar: str) -> str:
+    x, y = start
     length = robot.height - robot.clearance
     middle = robot.clearance + length / 2
     mass = 0.92 * robot.mass
@@ -170,7 +173,8 @@ def _robot(
         f'<length>{length:.6g}</length></cylinder></geometry>'
     )
     casters = '\n'.join(
-        f'    <collision name="caster_{end}"><pose>{at * 0.7 * robot.radius:.6g} 0 {robot.clearance + 0.0005:.6g} 0 0 0</pose>'
+        f'    <collision name="caster_{end}">'
+        f'<pose>{at * 0.7 * robot.radius:.6g} 0 {robot.clearance + 0.0005:.6g} 0 0 0</pose>'
         f'<geometry><sphere><radius>{robot.clearance:.6g}</radius></sphere></geometry>'
         '<surface><friction><ode><mu>0</mu><mu2>0</mu2></ode></friction></surface></collision>'
         for end, at in (('front', 1), ('back', -1))
@@ -207,9 +211,11 @@ def _robot(
     return f"""<model name="{name}">
   <pose>{x:.6g} {y:.6g} 0 0 0 0</pose>
   <link name="base_link">
-    <inertial><pose>0 0 {middle:.6g} 0 0 0</pose><mass>{mass:.6g}</mass>{_cylinder_inertia(mass, robot.radius, length)}</inertial>
+    <inertial>
+      <pose>0 0 {middle:.6g} 0 0 0</pose><mass>{mass:.6g}</mass>{_cylinder_inertia(mass, robot.radius, length)}
+    </inertial>
     <collision name="chassis">{cylinder}</collision>
-    <visual name="chassis_visual">{cylinder}<material><ambient>0.2 0.5 0.8 1</ambient><diffuse>0.2 0.5 0.8 1</diffuse></material></visual>
+    <visual name="chassis_visual">{cylinder}{_colour('0.2 0.5 0.8')}</visual>
 {casters}
     <sensor name="touch" type="contact">
       <always_on>true</always_on>
@@ -226,14 +232,14 @@ def _robot(
 
 def _wheel(robot: RobotModel, side: str, at: int) -> str:
     width, mass = robot.wheel_radius / 2, 0.04 * robot.mass
-    cylinder = (
-        f'<geometry><cylinder><radius>{robot.wheel_radius:.6g}</radius><length>{width:.6g}</length></cylinder></geometry>'
-    )
+    size = f'<radius>{robot.wheel_radius:.6g}</radius><length>{width:.6g}</length>'
+    tyre = f'<geometry><cylinder>{size}</cylinder></geometry>'
+    grip = '<surface><friction><ode><mu>1</mu><mu2>1</mu2></ode></friction></surface>'
     return f"""  <link name="{side}_wheel">
     <pose>0 {at * robot.wheel_separation / 2:.6g} {robot.wheel_radius:.6g} {-math.pi / 2:.6g} 0 0</pose>
     <inertial><mass>{mass:.6g}</mass>{_cylinder_inertia(mass, robot.wheel_radius, width)}</inertial>
-    <collision name="tyre">{cylinder}<surface><friction><ode><mu>1</mu><mu2>1</mu2></ode></friction></surface></collision>
-    <visual name="tyre_visual">{cylinder}<material><ambient>0.1 0.1 0.1 1</ambient><diffuse>0.1 0.1 0.1 1</diffuse></material></visual>
+    <collision name="tyre">{tyre}{grip}</collision>
+    <visual name="tyre_visual">{tyre}{_colour('0.1 0.1 0.1')}</visual>
   </link>
   <joint name="{side}_joint" type="revolute">
     <parent>base_link</parent><child>{side}_wheel</child>

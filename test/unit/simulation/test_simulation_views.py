@@ -51,7 +51,9 @@ def rasterise(world: World, rows: list[tuple[float, float, float, float]]) -> np
     frame = world.frame
     low = np.array([frame.origin_x, frame.origin_y])
     for x, y, length, width in rows:
-        corners = (np.array([[x - length / 2, y - width / 2], [x + length / 2, y + width / 2]]) - low) / frame.resolution
+        corners = (
+            np.array([[x - length / 2, y - width / 2], [x + length / 2, y + width / 2]]) - low
+        ) / frame.resolution
         np.testing.assert_allclose(corners, corners.round(), atol=1e-4)
     centres = frame.to_xy(np.stack(np.indices(world.instance.grid.shape), axis=-1))
     grid = np.zeros(world.instance.grid.shape, bool)
@@ -108,7 +110,9 @@ def test_robots_start_at_the_same_places_with_the_same_wheels(world):
     for name, start in zip(world.names, world.start_xy, strict=True):
         robot = root.find(f"./world/model[@name='{name}']")
         assert robot is not None
-        np.testing.assert_allclose([float(word) for word in robot.findtext('pose', '').split()], [*start, 0, 0, 0, 0], rtol=1e-5)
+        np.testing.assert_allclose(
+            [float(word) for word in robot.findtext('pose', '').split()], [*start, 0, 0, 0, 0], rtol=1e-5
+        )
         np.testing.assert_allclose(data.body(name).xpos, [*start, 0], atol=1e-4)
         masses = [float(item.text or 0) for item in robot.findall('./link/inertial/mass')]
         assert sum(masses) == pytest.approx(world.robot.mass) == pytest.approx(model.body(name).subtreemass[0])

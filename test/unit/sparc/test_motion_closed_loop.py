@@ -86,14 +86,16 @@ def make_world(robots: int, size: int, density: float, seed: int) -> World:
     )
 
 
+STOPS = (Outage(3, 5.0, 8.0), Outage(9, 6.3, 4.0))
+DROP_OUTS = (Outage(17, 8.1), Outage(0, 11.7))
 FAULTS = {
     'none': Faults(seed=7),
     'late': Faults(message_delay_s=0.1, message_jitter_s=0.1, message_loss=0.1, seed=7),
     'noisy': Faults(odometry_noise_m=0.02, odometry_noise_rad=0.02, seed=7),
-    'stops': Faults(stops=(Outage(3, 5.0, 8.0), Outage(9, 6.3, 4.0)), drop_outs=(Outage(17, 8.1), Outage(0, 11.7)), seed=7),
+    'stops': Faults(stops=STOPS, drop_outs=DROP_OUTS, seed=7),
     'all': Faults(
         message_delay_s=0.1, message_jitter_s=0.1, message_loss=0.1, odometry_noise_m=0.02, odometry_noise_rad=0.02,
-        stops=(Outage(3, 5.0, 8.0), Outage(9, 6.3, 4.0)), drop_outs=(Outage(17, 8.1), Outage(0, 11.7)), seed=7,
+        stops=STOPS, drop_outs=DROP_OUTS, seed=7,
     ),
 }  # fmt: skip
 
