@@ -61,6 +61,7 @@ class EmbeddedSimulator:
         self._set_point = np.zeros((count, 2))  # the same within the acceleration limits
         self._commanded_at = np.full(count, -np.inf)
         self._removed = np.zeros(count, bool)
+        self._stopped = np.zeros(count, bool)
         self._stride = max(1, round(CONTROL_PERIOD / timestep))
         self._tick = 0
         robot = world.robot
@@ -123,6 +124,14 @@ class EmbeddedSimulator:
         """Switch a robot off: it brakes, ignores commands and stays where it is, an obstacle to the others."""
         self._removed[robot] = True
 
+    def stop(self, robots: ArrayLike) -> None:
+        """Let the wheels of some robots fail until further notice: they brake and ignore commands.
+
+        Args:
+            robots: (N,) booleans, True for those that fail; the others work again.
+        """
+        self._stopped[:] = robots
+
     def scan(self, robot: int, beams: int = 180, max_range: float = 10.0) -> Array:
         """Cast the beams of one robot's lidar, which sits in the middle of the chassis.
 
@@ -165,7 +174,7 @@ class EmbeddedSimulator:
 
     def _drive(self) -> None:
         """Move the motors' set points towards the commands."""
-        listening = (self.time - self._commanded_at <= self.watchdog) & ~self._removed
+        listening = (self.time - self._commanded_at <= self.watchdog) & ~self._removed & ~self._stopped
         change = self._wanted * listening[:, None] - self._set_point
         self._set_point += np.clip(change, -self._ramp, self._ramp)
         if self.body == 'wheeled':

@@ -60,8 +60,8 @@ def coarsen(grid: NDArray[np.bool_], factor: int) -> NDArray[np.bool_]:
     rows, columns = -(-height // factor), -(-width // factor)
     padded = np.ones((rows * factor, columns * factor), bool)
     padded[rows * factor - height :, :width] = grid
-    coarse: NDArray[np.bool_] = padded.reshape(rows, factor, columns, factor).any(axis=(1, 3))
-    return coarse
+    coarse = padded.reshape(rows, factor, columns, factor).any(axis=(1, 3))
+    return np.asarray(coarse)
 
 
 def load_scenario(path: Path, robots: int | None) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -118,15 +118,10 @@ def _read(path: Path) -> bytes:
 
 def _load_movingai(path: Path) -> MapFile:
     lines = _read(path).decode('utf-8', 'replace').splitlines()
-    header: dict[str, str] = {}
-    body = 0
-    for body, line in enumerate(lines[:8], 1):
-        words = line.split()
-        if words == ['map']:
-            break
-        if len(words) == 2:
-            header[words[0]] = words[1]
-    else:
+    top = [line.split() for line in lines[:8]]
+    body = top.index(['map']) + 1 if ['map'] in top else 0
+    header = {words[0]: words[1] for words in top[:body] if len(words) == 2}
+    if not body:
         raise WorldError(f"{path} is no MovingAI map: the header must be 'type', 'height', 'width', 'map'")
     try:
         height, width = int(header['height']), int(header['width'])
@@ -193,8 +188,10 @@ def _read_image(path: Path) -> NDArray[np.float64]:
         raise WorldError(f'{path} is no image; give a PGM or PNG')
     if max(image.shape[:2]) > MAX_PIXELS:
         raise WorldError(f'{path}: {image.shape[0]} x {image.shape[1]} pixels; at most {MAX_PIXELS} a side')
-    shade: NDArray[np.float64] = image / float(np.iinfo(image.dtype).max)
-    return shade if shade.ndim == 2 else shade.mean(axis=2)
+    if image.dtype not in (np.uint8, np.uint16):
+        raise WorldError(f'{path}: pixels of type {image.dtype}; save the map with 8 or 16 bit')
+    shade = image.astype(np.float64) / (255 if image.dtype == np.uint8 else 65535)
+    return shade if shade.ndim == 2 else np.asarray(shade.mean(axis=2))
 
 
 def _read_pgm(path: Path, data: bytes) -> NDArray[np.float64]:

@@ -154,9 +154,9 @@ class ExecutionGraph:
         """(N, 2) the next cell each robot may enter now, its held cell when it must wait."""
         return self._route[:, 1].copy()
 
-    def target(self, robot: int) -> Cells:
-        """(2,) the next cell this robot may enter now, its held cell when it must wait."""
-        return self._route[robot, 1].copy()
+    def target(self, robot: int) -> tuple[int, int]:
+        """Row and column of the next cell this robot may enter now, of its held cell when it must wait."""
+        return _pair(self._route[robot, 1])
 
     def append(self, next_cells: ArrayLike) -> None:
         """Add one joint decision; staying costs nothing.

@@ -106,7 +106,7 @@ class CellController:
         settled = waiting & (distance < _DEADBAND)
         error = np.where(settled, 0.0, error)
 
-        stretch = np.maximum(remaining, 0.0) + _straight_ahead(routes)
+        stretch = np.maximum(remaining + _straight_ahead(routes), 0.0)
         speed = np.sqrt(2 * limits.braking * limits.max_acceleration * stretch)
         # speed * dt is driven before the next look at the pose
         speed = np.minimum(np.minimum(speed, limits.max_speed), stretch / max(dt, 1e-6))

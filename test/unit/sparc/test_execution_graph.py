@@ -156,9 +156,9 @@ def test_a_follower_waits_until_its_predecessor_has_left():
     graph = ExecutionGraph([[0, 1], [0, 0]])
     graph.append([[0, 2], [0, 1]])
     assert graph.enabled().tolist() == [True, False]
-    assert graph.target(1).tolist() == [0, 0]
+    assert graph.target(1) == (0, 0)
     graph.complete(0)
-    assert graph.target(1).tolist() == [0, 1]
+    assert graph.target(1) == (0, 1)
 
 
 def test_a_robot_that_comes_back_to_a_cell_lets_the_one_planned_between_pass_first():
@@ -169,7 +169,7 @@ def test_a_robot_that_comes_back_to_a_cell_lets_the_one_planned_between_pass_fir
     graph.complete(0)
     assert graph.enabled().tolist() == [False, True]
     graph.complete([1, 1])
-    assert graph.target(0).tolist() == [0, 1]
+    assert graph.target(0) == (0, 1)
 
 
 def test_two_cells_are_granted_ahead_where_the_way_is_free():
@@ -227,7 +227,7 @@ def test_a_lost_robot_known_to_stand_still_gives_its_other_cells_free():
     assert graph.obstacles().tolist() == [[0, 0]]
     graph.append([[0, 0], [0, 1]])
     graph.complete(1)
-    with pytest.raises(ExecutionError, match='robot 1 is sent to .* lost robot'):
+    with pytest.raises(ExecutionError, match=r'robot 1 is sent to .* lost robot'):
         graph.append([[0, 0], [0, 0]])
     with pytest.raises(ExecutionError, match='robot 0 was dropped'):
         graph.append([[1, 0], [0, 1]])

@@ -1,0 +1,138 @@
+"""World, embedded simulator, execution graph and controller together, with everything that can go wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from joint_moves import draw_joint_move, walking_distances
+
+from attn_robotics.simulation.embedded import EmbeddedSimulator
+from attn_robotics.simulation.faults import Faults, LossyChannel, OdometryNoise, Outage
+from attn_robotics.simulation.mjcf import Body
+from attn_robotics.simulation.world import World
+from attn_robotics.systems.sparc.execution import ExecutionGraph
+from attn_robotics.systems.sparc.motion import CellController, MotionLimits
+
+PERIOD = 0.05  # [s] of the controller
+DECIDE = 10  # controller periods per decision
+SILENCE = 0.5  # [s] after which a robot that dropped out is given up
+
+
+class Fleet:
+    """A run: decisions by chance towards the goals, execution by the code under test."""
+
+    def __init__(self, world: World, body: Body, faults: Faults) -> None:
+        self.world, self.faults = world, faults
+        count = world.robots
+        self.simulator = EmbeddedSimulator(world, body=body)
+        self.graph = ExecutionGraph(world.instance.starts, horizon=4)
+        self.controller = CellController(count, MotionLimits(latency_s=faults.message_delay_s))
+        self.noise = OdometryNoise(count, faults)
+        self.channels = [LossyChannel[tuple[float, float]](faults, robot) for robot in range(count)]
+        self.distances = walking_distances(world.instance.grid, world.instance.goals)
+        self.rng = np.random.default_rng(faults.seed)
+        self.strayed = 0.0  # [m] farthest that a centre was from the cells that its robot may be in
+        self.visited = world.instance.starts[:, None].copy()
+
+    def run(self, seconds: float) -> None:
+        for tick in range(round(seconds / PERIOD)):
+            now = self.simulator.time
+            self._break(now)
+            if tick % DECIDE == 0:
+                blocked = self.world.instance.grid.copy()
+                blocked[tuple(self.graph.obstacles().T)] = True
+                self.graph.append(
+                    draw_joint_move(self.rng, self.graph.planned(), blocked, self.graph.full(), self.distances)
+                )
+            self._drive(now)
+            self.simulator.step(PERIOD)
+            self._measure()
+
+    def _break(self, now: float) -> None:
+        count = self.world.robots
+        self.simulator.stop(self.faults.stopped(now, count))
+        silent = self.faults.dropped(now - SILENCE, count) & ~self.graph.lost()
+        for robot in np.flatnonzero(silent):
+            self.graph.drop(int(robot))
+
+    def _drive(self, now: float) -> None:
+        seen = self.noise.apply(self.simulator.poses(), now)
+        dropped = self.faults.dropped(now, self.world.robots)
+        to_xy = self.world.frame.to_xy
+        while (arrived := self.controller.arrived(seen, to_xy(self.graph.routes())) & ~dropped).any():
+            self.graph.complete(np.flatnonzero(arrived))
+        linear, angular = self.controller.step(seen, to_xy(self.graph.routes()), PERIOD)
+        for robot, channel in enumerate(self.channels):
+            channel.push((float(linear[robot]), float(angular[robot])), now)
+            for command in channel.pop_due(now):
+                self.simulator.command(*command, robots=robot)
+
+    def _measure(self) -> None:
+        going = ~self.graph.lost()
+        cells = self.world.frame.to_xy(self.graph.routes()[going, :2])
+        centres = self.simulator.poses()[going, :2]
+        off = np.abs(centres - np.clip(centres, cells.min(axis=1), cells.max(axis=1)))
+        self.strayed = max(self.strayed, float(off.max()))
+        self.visited = np.concatenate([self.visited, self.graph.held()[:, None]], axis=1)
+
+    def moves(self) -> np.ndarray:
+        """(N,) cells entered."""
+        return (np.diff(self.visited, axis=1) != 0).any(axis=-1).sum(axis=1)
+
+
+def make_world(robots: int, size: int, density: float, seed: int) -> World:
+    return World.from_description(
+        {'map': {'random': {'size': size, 'density': density}}, 'robots': robots, 'seed': seed}
+    )
+
+
+STOPS = (Outage(3, 5.0, 8.0), Outage(9, 6.3, 4.0))
+DROP_OUTS = (Outage(17, 8.1), Outage(0, 11.7))
+FAULTS = {
+    'none': Faults(seed=7),
+    'late': Faults(message_delay_s=0.1, message_jitter_s=0.1, message_loss=0.1, seed=7),
+    'noisy': Faults(odometry_noise_m=0.02, odometry_noise_rad=0.02, seed=7),
+    'stops': Faults(stops=STOPS, drop_outs=DROP_OUTS, seed=7),
+    'all': Faults(
+        message_delay_s=0.1, message_jitter_s=0.1, message_loss=0.1, odometry_noise_m=0.02, odometry_noise_rad=0.02,
+        stops=STOPS, drop_outs=DROP_OUTS, seed=7,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('faults', FAULTS)
+def test_nothing_touches_with_32_robots_among_30_percent_obstacles(faults):
+    fleet = Fleet(make_world(32, 20, 0.3, seed=7), 'disc', FAULTS[faults])
+    fleet.run(30.0)
+    assert fleet.simulator.contact_pairs == []
+    assert fleet.strayed < 0.2, 'half a cell minus the radius'
+    lost = fleet.graph.lost()
+    assert lost.sum() == len(FAULTS[faults].drop_outs)
+    assert np.median(fleet.moves()[~lost]) >= 8, 'the fleet must move for this to mean anything'
+
+
+def test_nothing_touches_on_real_wheels_with_all_faults_on():
+    faults = FAULTS['all']
+    fleet = Fleet(make_world(20, 15, 0.3, seed=3), 'wheeled', faults)
+    fleet.run(20.0)
+    assert fleet.simulator.contact_pairs == []
+    assert fleet.strayed < 0.2
+    assert fleet.graph.lost().sum() == 2
+
+
+def test_a_stopped_robot_holds_up_only_those_behind_it():
+    world = World.from_description(
+        {
+            'map': {'text': '......\n######\n......'},
+            'starts': [[0, 2], [0, 0], [2, 0]],
+            'goals': [[0, 5], [0, 4], [2, 5]],
+        }
+    )
+    fleet = Fleet(world, 'disc', Faults(stops=(Outage(0, 1.0, 60.0),), seed=1))
+    fleet.run(25.0)
+    held = fleet.graph.held()
+    assert held[0].tolist() in ([0, 2], [0, 3])
+    assert held[1, 1] < held[0, 1]
+    # the one on the other lane has passed everything (it wanders a little, as chance is part of its planner)
+    assert fleet.moves()[2] >= 5
+    assert fleet.simulator.contact_events == 0
