@@ -36,6 +36,12 @@ def draw(state: NDArray[np.uint64]) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
+def draw_below(state: NDArray[np.uint64], bound: int) -> int:
+    """Random integer in 0..bound-1."""
+    return int(np.int64(draw(state) >> np.uint64(1)) % bound)
+
+
+@njit(cache=True, nogil=True)
 def seed_state(seed: int) -> NDArray[np.uint64]:
     """Random state of any integer seed, mixed by splitmix64 so that neighbouring seeds differ."""
     word = np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15)
