@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from attn_robotics.simulation.instances import Instance
 from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
-from attn_robotics.systems.sparc.expert import distance_preferences
 from attn_robotics.systems.sparc.pibt import (
     ACTIONS,
     NOBODY,
     UNDECIDED,
+    distance_preferences,
     draw,
     draw_below,
     plan_moves,

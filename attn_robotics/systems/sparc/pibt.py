@@ -54,6 +54,20 @@ def seed_state(seed: int) -> NDArray[np.uint64]:
 
 
 @njit(cache=True, nogil=True)
+def distance_preferences(
+    near: NDArray[np.int32],
+    cells: NDArray[np.int32],
+    distances: NDArray[np.int16],
+    preferences: NDArray[np.float32],
+) -> None:
+    """Prefer actions by the path distance they leave: preferences (N, 5) written, larger is better."""
+    for robot in range(cells.shape[0]):
+        for action in range(ACTIONS):
+            reached = near[cells[robot], action]
+            preferences[robot, action] = -np.inf if reached < 0 else -np.float32(distances[robot, reached])
+
+
+@njit(cache=True, nogil=True)
 def rank_actions(
     near: Int,
     cells: Int,
