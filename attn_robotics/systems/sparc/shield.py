@@ -203,14 +203,14 @@ class Shield:
             distances: (N, H, W) path distances to the goals.
 
         Returns:
-            (N, 5) float32: 1 nearer, 0 as far, -1 farther; -inf where the action is not feasible.
+            (N, 5) float32: 1 nearer, 0 as far, -1 farther; -2 where the action is not feasible.
         """
         flat = self._flat(cells, 'cell')
         reached = self._near[flat]  # (N, 5)
         fields = distances.reshape(len(cells), -1)
         now = np.take_along_axis(fields, flat[:, None], axis=1).astype(np.float32)
         after = np.take_along_axis(fields, reached.clip(0), axis=1).astype(np.float32)
-        return np.where(reached >= 0, now - after, np.float32(-np.inf))
+        return np.where(reached >= 0, now - after, np.float32(-2))
 
     def _flat(self, cells: NDArray[np.integer], what: str) -> NDArray[np.int32]:
         if cells.ndim != 2 or cells.shape[1] != 2:
