@@ -16,8 +16,17 @@ from numpy.typing import NDArray
 
 from attn_robotics.simulation.instances import Instance
 from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
-from attn_robotics.systems.sparc.expert import distance_preferences
-from attn_robotics.systems.sparc.pibt import ACTIONS, NOBODY, UNDECIDED, draw, plan_moves, rank_actions, seed_state
+from attn_robotics.systems.sparc.pibt import (
+    ACTIONS,
+    NOBODY,
+    UNDECIDED,
+    distance_preferences,
+    draw,
+    draw_below,
+    plan_moves,
+    rank_actions,
+    seed_state,
+)
 
 SOLVED, EXHAUSTED, OUT_OF_NODES = 1, 0, -1
 
@@ -146,7 +155,7 @@ def search(
                     n_ways += 1
             constraints = _grown(constraints, n_constraints + n_ways)
             for last in range(n_ways - 1, -1, -1):
-                pick = np.int64(draw(state) % np.uint64(last + 1))
+                pick = draw_below(state, last + 1)
                 ways[last], ways[pick] = ways[pick], ways[last]
                 _write(constraints[n_constraints], constraint, robot, ways[last], constraints[constraint, 3] + 1)
                 if links[node, 1] < 0:

@@ -36,6 +36,12 @@ def draw(state: NDArray[np.uint64]) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
+def draw_below(state: NDArray[np.uint64], bound: int) -> int:
+    """Random integer in 0..bound-1."""
+    return int(np.int64(draw(state) >> np.uint64(1)) % bound)
+
+
+@njit(cache=True, nogil=True)
 def seed_state(seed: int) -> NDArray[np.uint64]:
     """Random state of any integer seed, mixed by splitmix64 so that neighbouring seeds differ."""
     word = np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15)
@@ -45,6 +51,20 @@ def seed_state(seed: int) -> NDArray[np.uint64]:
     state = np.empty(1, np.uint64)
     state[0] = word | np.uint64(1)
     return state
+
+
+@njit(cache=True, nogil=True)
+def distance_preferences(
+    near: NDArray[np.int32],
+    cells: NDArray[np.int32],
+    distances: NDArray[np.int16],
+    preferences: NDArray[np.float32],
+) -> None:
+    """Prefer actions by the path distance they leave: preferences (N, 5) written, larger is better."""
+    for robot in range(cells.shape[0]):
+        for action in range(ACTIONS):
+            reached = near[cells[robot], action]
+            preferences[robot, action] = -np.inf if reached < 0 else -np.float32(distances[robot, reached])
 
 
 @njit(cache=True, nogil=True)
