@@ -138,7 +138,7 @@ def install_stand_ins(_log: Path) -> None:
     site = next(VENV.glob('lib/python3*/site-packages'))
     (site / 'attn_robotics_stand_ins.pth').write_text(f'{BOOTSTRAP / "standin"}\n')
     command = VENV / 'bin' / 'ros2'
-    command.write_text(f'#!{PYTHON}\nimport sys\n\nfrom ros2cli_standin.main import main\n\nsys.exit(main())\n')
+    command.write_text(f'#!{PYTHON}\nimport sys\n\nfrom ros2cli_standin.cli import main\n\nsys.exit(main())\n')
     command.chmod(0o755)
 
 

@@ -3,7 +3,6 @@
 ros2 launch attn_robotics sparc_sim.launch.py robots:=32 density:=0.3 seed:=7
 """
 
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -18,6 +17,8 @@ from launch.events import Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
 from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchDescription
 
 # name, default, description, type as the nodes know it (None: for this file only)
 ARGUMENTS = (

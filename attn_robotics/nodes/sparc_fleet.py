@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -69,7 +70,9 @@ class SparcFleet(AttnNode):
         """Load weights, connect to map, transforms and goals."""
         p = self.params
         self._names = tuple(f'robot_{index}' for index in range(p.robots))
-        self._policy = SparcPolicy.load(p.weights or None, device=p.device, backend=p.backend)
+        self._policy = SparcPolicy.load(
+            Path(p.weights).expanduser() if p.weights else None, device=p.device, backend=p.backend
+        )
         self._fleet: Fleet | None = None
         self._map: tuple[NDArray[np.bool_], GridFrame] | None = None
         self._goals: dict[int, tuple[float, float]] = {}

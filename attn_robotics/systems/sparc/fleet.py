@@ -37,8 +37,8 @@ class Policy(Protocol):
     def reset(self, grid: NDArray[np.bool_], goals: NDArray[np.int32], distances: NDArray[np.int16]) -> None:
         """Start on a map: grid (H, W), goals (N, 2), distances (N, H, W)."""
 
-    def set_goal(self, robot: int, goal: NDArray[np.int32], distance: NDArray[np.int16]) -> None:
-        """Change one robot's goal: goal (2,), distance (H, W)."""
+    def set_goals(self, goals: NDArray[np.int32], distances: NDArray[np.int16], robots: NDArray[np.intp]) -> None:
+        """Change goals: goals (M, 2), distances (M, H, W), robots (M,) whose they are."""
 
     def step(
         self, cells: NDArray[np.int32], last_actions: NDArray[np.int8], *, need_attention: bool = False
@@ -209,7 +209,7 @@ class Fleet:
         self._distances = self._distances.copy()
         self._distances[robot] = field_
         with self._policy_lock:
-            self._policy.set_goal(robot, self.goals[robot], field_)
+            self._policy.set_goals(self.goals[[robot]], field_[None], np.array([robot]))
 
     def change_map(self, grid: NDArray[np.bool_]) -> None:
         """Take over obstacles that came or went; moves not begun are decided anew.
