@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import OccupancyGrid
@@ -158,8 +157,7 @@ class MissionNode(AttnNode):
         if mission.is_over:
             self._timer.cancel()
             self._finish()
-            if self.params.exit_when_done:
-                rclpy.shutdown()
+            self.is_done = self.params.exit_when_done
 
     def _decision_line(self) -> str:
         if not self._status:

@@ -73,6 +73,7 @@ class SparcFleet(AttnNode):
         self._policy = SparcPolicy.load(
             Path(p.weights).expanduser() if p.weights else None, device=p.device, backend=p.backend
         )
+        Fleet.warm_up(self._policy)
         self._fleet: Fleet | None = None
         self._map: tuple[NDArray[np.bool_], GridFrame] | None = None
         self._goals: dict[int, tuple[float, float]] = {}

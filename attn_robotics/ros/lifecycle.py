@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
+import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -13,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
 
 from attn_robotics.ros import qos
 from attn_robotics.ros.parameters import ParameterError, Parameters
@@ -48,6 +53,7 @@ class AttnNode(LifecycleNode):
         self.params: Any = None
         self.dropped: Counter[str] = Counter()
         self.exit_code = 0  # what the process ends with
+        self.is_done = False  # set it to end the process
         self._diagnostics: Any = None
         self._diagnostics_timer: Any = None
         self._is_active = False
@@ -198,14 +204,21 @@ def run_node(kind: type[AttnNode], args: list[str] | None = None) -> int:
     )
     cut = argv.index('--ros-args') if '--ros-args' in argv else len(argv)
     parser.parse_args(argv[1:cut])
-    rclpy.init(args=argv)
+    if args is None:
+        atexit.register(_leave_at_once)
+    # Our own handlers: rclpy's would invalidate the context before robots have been told to stop.
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     node = None
     try:
         node = kind()
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+        while not stop.is_set() and not node.is_done:
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
         pass
     finally:
         if node is not None:
@@ -213,7 +226,18 @@ def run_node(kind: type[AttnNode], args: list[str] | None = None) -> int:
             node.destroy_node()
         if rclpy.ok():
             rclpy.shutdown()
-    return 0 if node is None else node.exit_code
+    code = 0 if node is None else node.exit_code
+    _leave_at_once.code = code  # type: ignore[attr-defined]
+    return code
+
+
+def _leave_at_once() -> None:
+    """Skip the interpreter's teardown: everything is closed, and unloading compilers and torch takes seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    code = getattr(_leave_at_once, 'code', None)
+    if code is not None:  # None: an exception is on its way out, which sets the exit code
+        os._exit(code)
 
 
 def _parameter_help(kind: type[AttnNode]) -> str:

@@ -99,10 +99,11 @@ class Painter:
             cv2.rectangle(image, tuple(end - half), tuple(end + half), color, 2, cv2.LINE_AA, self._SHIFT)
         peak = max((weight for _, _, weight in edges), default=1.0)
         for query, key, weight in sorted(edges, key=lambda edge: edge[2]):
-            shade = image.copy()
-            cv2.line(shade, tuple(spots[query]), tuple(spots[key]), _ATTENTION, 2, cv2.LINE_AA, self._SHIFT)
-            share = 0.15 + 0.7 * weight / peak
-            cv2.addWeighted(shade, share, image, 1 - share, 0, image)
+            share = 0.2 + 0.8 * weight / peak  # faded towards the floor's colour, since OpenCV draws opaque lines
+            color = tuple(
+                round(share * line + (1 - share) * floor) for line, floor in zip(_ATTENTION, _FLOOR, strict=True)
+            )
+            cv2.line(image, tuple(spots[query]), tuple(spots[key]), color, 2, cv2.LINE_AA, self._SHIFT)
         for spot, color in zip(spots, colors, strict=True):
             cv2.circle(image, tuple(spot), radius, color, -1, cv2.LINE_AA, self._SHIFT)
             cv2.circle(image, tuple(spot), radius, (60, 60, 60), 1, cv2.LINE_AA, self._SHIFT)
@@ -134,10 +135,13 @@ def save_video(
 ) -> None:
     """Write an animated GIF of at most `most_frames` frames that plays in about `seconds`."""
     chosen = np.unique(np.linspace(0, len(recording.times_s) - 1, most_frames).round().astype(int))
-    frames = []
+    frames: list[Image.Image] = []
     for index in chosen:
         image = painter.paint(recording.positions[index], recording.goals[index], recording.edges[index])
-        frames.append(Image.fromarray(np.ascontiguousarray(image[..., ::-1])).quantize(64, dither=Image.Dither.NONE))
+        picture = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+        # One palette for all frames: finding one takes ten times as long as using it.
+        palette = frames[0] if frames else None
+        frames.append(picture.quantize(128, palette=palette, dither=Image.Dither.NONE))
     temporary = path.with_suffix('.tmp')
     duration = max(20, round(seconds * 1000 / len(frames) / 10) * 10)
     frames[0].save(temporary, format='GIF', save_all=True, append_images=frames[1:], duration=duration, loop=0)

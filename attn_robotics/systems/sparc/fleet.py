@@ -175,6 +175,17 @@ class Fleet:
         """Number of robots."""
         return len(self.names)
 
+    @staticmethod
+    def warm_up(policy: Policy) -> None:
+        """Compile and load everything a decision needs, so that the first real one is as quick as the others."""
+        grid = np.zeros((4, 4), bool)
+        starts = np.array([[0, 0], [3, 3]], np.int32)
+        fleet = Fleet(grid, GridFrame(4, 4), ('robot_0', 'robot_1'), starts, policy)
+        for robot in range(2):
+            fleet.set_goal(robot, starts[1 - robot])
+        for need_attention in (False, True, False):
+            fleet.decide(0.0, need_attention=need_attention)
+
     def set_goal(self, robot: int, goal: NDArray[np.int32]) -> None:
         """Send a robot to another cell, at any time.
 
