@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attn_robotics.simulation.errors import WorldError
-from attn_robotics.simulation.mjcf import SCAN_GROUPS, Body, to_mjcf
+from attn_robotics.simulation.mjcf import SCAN_GROUPS, SCAN_HEIGHT, Body, to_mjcf
 from attn_robotics.simulation.world import World
 
 Array = NDArray[np.float64]
@@ -145,7 +145,7 @@ class EmbeddedSimulator:
         """
         angles = self._yaw()[robot] - np.pi + np.arange(beams) * (2 * np.pi / beams)
         directions = np.stack([np.cos(angles), np.sin(angles), np.zeros(beams)], axis=-1)
-        origin = np.array([*self._qpos[robot, :2], 0.6 * self.world.robot.height])
+        origin = np.array([*self._qpos[robot, :2], SCAN_HEIGHT * self.world.robot.height])
         hit, ranges = np.empty(beams, np.int32), np.empty(beams)
         mujoco.mj_multiRay(
             self._model,

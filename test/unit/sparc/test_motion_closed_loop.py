@@ -69,10 +69,13 @@ class Fleet:
 
     def _measure(self) -> None:
         going = ~self.graph.lost()
-        cells = self.world.frame.to_xy(self.graph.routes()[going, :2])
-        centres = self.simulator.poses()[going, :2]
-        off = np.abs(centres - np.clip(centres, cells.min(axis=1), cells.max(axis=1)))
-        self.strayed = max(self.strayed, float(off.max()))
+        cells = self.world.frame.to_xy(self.graph.routes()[going])
+        centres = self.simulator.poses()[going, None, :2]
+        # from a held cell to the first granted one, or from there to the second: whoever drops out at full speed
+        # comes to rest beyond a centre that it could not report any more
+        ends = np.stack([cells[:, :-1], cells[:, 1:]])
+        off = np.abs(centres - np.clip(centres, ends.min(axis=0), ends.max(axis=0))).max(axis=-1)
+        self.strayed = max(self.strayed, float(off.min(axis=1).max()))
         self.visited = np.concatenate([self.visited, self.graph.held()[:, None]], axis=1)
 
     def moves(self) -> np.ndarray:
