@@ -13,6 +13,10 @@ from attn_robotics.simulation.world import World
 Array = NDArray[np.float64]
 
 CONTROL_PERIOD = 0.01  # [s] between updates of the motors' set points
+# [s] A robot whose controller dies rolls on for this long and then brakes. At 1 m/s and 1 m/s^2, where 70 % of the
+# braking is planned with, it comes to rest at most 0.07 m beyond its last cell's centre. After 0.5 s it would be
+# 0.29 m, and in a wall.
+WATCHDOG = 0.25
 _SAME_TOUCH = 0.25  # [s] a pair that parts for less long is still the same contact event
 
 
@@ -28,7 +32,9 @@ class EmbeddedSimulator:
         contact_pairs: names of the touching pairs in order of events, the last 1000.
     """
 
-    def __init__(self, world: World, *, body: Body = 'wheeled', timestep: float = 0.005, watchdog: float = 0.5) -> None:
+    def __init__(
+        self, world: World, *, body: Body = 'wheeled', timestep: float = 0.005, watchdog: float = WATCHDOG
+    ) -> None:
         """Build the physics of a world; robots stand on their starts, facing along x.
 
         Args:
@@ -176,7 +182,7 @@ class EmbeddedSimulator:
         """Move the motors' set points towards the commands."""
         listening = (self.time - self._commanded_at <= self.watchdog) & ~self._removed & ~self._stopped
         change = self._wanted * listening[:, None] - self._set_point
-        self._set_point += np.clip(change, -self._ramp, self._ramp)
+        self._set_point += np.minimum(np.maximum(change, -self._ramp), self._ramp)  # np.clip takes twice as long
         if self.body == 'wheeled':
             np.matmul(self._set_point, self._to_wheels, out=self._ctrl)
         else:

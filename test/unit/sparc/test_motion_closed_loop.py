@@ -50,7 +50,8 @@ class Fleet:
 
     def _break(self, now: float) -> None:
         count = self.world.robots
-        self.simulator.stop(self.faults.stopped(now, count))
+        dead = self.faults.dropped(now, count)  # silent: their wheels roll on until the watchdog stops them
+        self.simulator.stop(self.faults.stopped(now, count) & ~dead)
         silent = self.faults.dropped(now - SILENCE, count) & ~self.graph.lost()
         for robot in np.flatnonzero(silent):
             self.graph.drop(int(robot))
@@ -63,7 +64,8 @@ class Fleet:
             self.graph.complete(np.flatnonzero(arrived))
         linear, angular = self.controller.step(seen, to_xy(self.graph.routes()), PERIOD)
         for robot, channel in enumerate(self.channels):
-            channel.push((float(linear[robot]), float(angular[robot])), now)
+            if not dropped[robot]:
+                channel.push((float(linear[robot]), float(angular[robot])), now)
             for command in channel.pop_due(now):
                 self.simulator.command(*command, robots=robot)
 
@@ -121,6 +123,19 @@ def test_nothing_touches_on_real_wheels_with_all_faults_on():
     assert fleet.simulator.contact_pairs == []
     assert fleet.strayed < 0.2
     assert fleet.graph.lost().sum() == 2
+
+
+def test_nothing_touches_when_one_controller_after_another_dies_at_full_speed():
+    rng = np.random.default_rng(2)
+    deaths = tuple(
+        Outage(int(robot), float(at))
+        for robot, at in zip(rng.permutation(32)[:16], rng.uniform(1, 15, 16), strict=True)
+    )
+    fleet = Fleet(make_world(32, 20, 0.3, seed=5), 'disc', Faults(drop_outs=deaths, seed=5))
+    fleet.run(18.0)
+    assert fleet.simulator.contact_pairs == []
+    assert fleet.strayed < 0.2
+    assert fleet.graph.lost().sum() == 16
 
 
 def test_a_stopped_robot_holds_up_only_those_behind_it():
