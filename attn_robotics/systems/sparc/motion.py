@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from attn_robotics.simulation.robot import RobotModel
+
 Array = NDArray[np.float64]
 
 
@@ -40,6 +42,17 @@ class MotionLimits:
     latency_s: float = 0.0
     arrival_m: float = 0.08
     braking: float = 0.7
+
+    @classmethod
+    def of(cls, robot: RobotModel, *, latency_s: float = 0.0) -> MotionLimits:
+        """The limits of a world's robot."""
+        return cls(
+            max_speed=robot.max_speed,
+            max_acceleration=robot.max_acceleration,
+            max_turn_rate=robot.max_turn_rate,
+            max_turn_acceleration=robot.max_turn_acceleration,
+            latency_s=latency_s,
+        )
 
     def __post_init__(self) -> None:
         for name in ('max_speed', 'max_acceleration', 'max_turn_rate', 'max_turn_acceleration', 'arrival_m'):

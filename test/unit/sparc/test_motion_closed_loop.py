@@ -26,7 +26,7 @@ class Fleet:
         count = world.robots
         self.simulator = EmbeddedSimulator(world, body=body)
         self.graph = ExecutionGraph(world.instance.starts, horizon=4)
-        self.controller = CellController(count, MotionLimits(latency_s=faults.message_delay_s))
+        self.controller = CellController(count, MotionLimits.of(world.robot, latency_s=faults.message_delay_s))
         self.noise = OdometryNoise(count, faults)
         self.channels = [LossyChannel[tuple[float, float]](faults, robot) for robot in range(count)]
         self.distances = walking_distances(world.instance.grid, world.instance.goals)
