@@ -13,9 +13,7 @@ from attn_robotics.simulation.world import World
 Array = NDArray[np.float64]
 
 CONTROL_PERIOD = 0.01  # [s] between updates of the motors' set points
-# [s] A robot whose controller dies rolls on for this long and then brakes. At 1 m/s and 1 m/s^2, where 70 % of the
-# braking is planned with, it comes to rest at most 0.07 m beyond its last cell's centre. After 0.5 s it would be
-# 0.29 m, and in a wall.
+# [s] A robot whose controller dies rolls on for this long and then brakes; controllers have to drive accordingly.
 WATCHDOG = 0.25
 _SAME_TOUCH = 0.25  # [s] a pair that parts for less long is still the same contact event
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from joint_moves import draw_joint_move, walking_distances
 
-from attn_robotics.simulation.embedded import EmbeddedSimulator
+from attn_robotics.simulation.embedded import WATCHDOG, EmbeddedSimulator
 from attn_robotics.simulation.faults import Faults, LossyChannel, OdometryNoise, Outage
 from attn_robotics.simulation.mjcf import Body
 from attn_robotics.simulation.world import World
@@ -21,12 +21,13 @@ SILENCE = 0.5  # [s] after which a robot that dropped out is given up
 class Fleet:
     """A run: decisions by chance towards the goals, execution by the code under test."""
 
-    def __init__(self, world: World, body: Body, faults: Faults) -> None:
+    def __init__(self, world: World, body: Body, faults: Faults, watchdog: float = WATCHDOG) -> None:
         self.world, self.faults = world, faults
         count = world.robots
-        self.simulator = EmbeddedSimulator(world, body=body)
+        self.simulator = EmbeddedSimulator(world, body=body, watchdog=watchdog)
         self.graph = ExecutionGraph(world.instance.starts, horizon=4)
-        self.controller = CellController(count, MotionLimits.of(world.robot, latency_s=faults.message_delay_s))
+        limits = MotionLimits.of(world.robot, latency_s=faults.message_delay_s, roll_on_s=watchdog)
+        self.controller = CellController(count, limits)
         self.noise = OdometryNoise(count, faults)
         self.channels = [LossyChannel[tuple[float, float]](faults, robot) for robot in range(count)]
         self.distances = walking_distances(world.instance.grid, world.instance.goals)
@@ -108,7 +109,7 @@ FAULTS = {
 @pytest.mark.parametrize('faults', FAULTS)
 def test_nothing_touches_with_32_robots_among_30_percent_obstacles(faults):
     fleet = Fleet(make_world(32, 20, 0.3, seed=7), 'disc', FAULTS[faults])
-    fleet.run(30.0)
+    fleet.run(40.0)
     assert fleet.simulator.contact_pairs == []
     assert fleet.strayed < 0.2, 'half a cell minus the radius'
     lost = fleet.graph.lost()
@@ -125,13 +126,12 @@ def test_nothing_touches_on_real_wheels_with_all_faults_on():
     assert fleet.graph.lost().sum() == 2
 
 
-def test_nothing_touches_when_one_controller_after_another_dies_at_full_speed():
+@pytest.mark.parametrize('watchdog', [0.25, 0.5])
+def test_nothing_touches_when_one_controller_after_another_dies_at_full_speed(watchdog):
     rng = np.random.default_rng(2)
-    deaths = tuple(
-        Outage(int(robot), float(at))
-        for robot, at in zip(rng.permutation(32)[:16], rng.uniform(1, 15, 16), strict=True)
-    )
-    fleet = Fleet(make_world(32, 20, 0.3, seed=5), 'disc', Faults(drop_outs=deaths, seed=5))
+    dying = zip(rng.permutation(32)[:16].tolist(), rng.uniform(1, 15, 16).tolist(), strict=True)
+    faults = Faults(drop_outs=tuple(Outage(robot, at) for robot, at in dying), seed=5)
+    fleet = Fleet(make_world(32, 20, 0.3, seed=5), 'disc', faults, watchdog)
     fleet.run(18.0)
     assert fleet.simulator.contact_pairs == []
     assert fleet.strayed < 0.2
