@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attn_robotics.simulation.errors import WorldError
-from attn_robotics.simulation.mjcf import SCAN_GROUPS, Body, to_mjcf
+from attn_robotics.simulation.mjcf import SCAN_GROUPS, SCAN_HEIGHT, Body, to_mjcf
 from attn_robotics.simulation.world import World
 
 Array = NDArray[np.float64]
 
 CONTROL_PERIOD = 0.01  # [s] between updates of the motors' set points
+# [s] A robot whose controller dies rolls on for this long and then brakes; controllers have to drive accordingly.
+WATCHDOG = 0.25
 _SAME_TOUCH = 0.25  # [s] a pair that parts for less long is still the same contact event
 
 
@@ -28,7 +30,9 @@ class EmbeddedSimulator:
         contact_pairs: names of the touching pairs in order of events, the last 1000.
     """
 
-    def __init__(self, world: World, *, body: Body = 'wheeled', timestep: float = 0.005, watchdog: float = 0.5) -> None:
+    def __init__(
+        self, world: World, *, body: Body = 'wheeled', timestep: float = 0.005, watchdog: float = WATCHDOG
+    ) -> None:
         """Build the physics of a world; robots stand on their starts, facing along x.
 
         Args:
@@ -145,7 +149,7 @@ class EmbeddedSimulator:
         """
         angles = self._yaw()[robot] - np.pi + np.arange(beams) * (2 * np.pi / beams)
         directions = np.stack([np.cos(angles), np.sin(angles), np.zeros(beams)], axis=-1)
-        origin = np.array([*self._qpos[robot, :2], 0.6 * self.world.robot.height])
+        origin = np.array([*self._qpos[robot, :2], SCAN_HEIGHT * self.world.robot.height])
         hit, ranges = np.empty(beams, np.int32), np.empty(beams)
         mujoco.mj_multiRay(
             self._model,
@@ -176,7 +180,7 @@ class EmbeddedSimulator:
         """Move the motors' set points towards the commands."""
         listening = (self.time - self._commanded_at <= self.watchdog) & ~self._removed & ~self._stopped
         change = self._wanted * listening[:, None] - self._set_point
-        self._set_point += np.clip(change, -self._ramp, self._ramp)
+        self._set_point += np.minimum(np.maximum(change, -self._ramp), self._ramp)  # np.clip takes twice as long
         if self.body == 'wheeled':
             np.matmul(self._set_point, self._to_wheels, out=self._ctrl)
         else:

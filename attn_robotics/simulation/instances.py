@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from attn_robotics.simulation.errors import WorldError
 
@@ -38,28 +38,13 @@ class Instance:
 
 def components(grid: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Label connected free cells (4-connected): (H, W) int32, -1 on obstacles, 0 for the largest component."""
-    labels = np.full(grid.shape, -1, np.int32)
-    sizes: list[int] = []
-    height, width = grid.shape
-    for seed_row, seed_column in np.argwhere(~grid):
-        if labels[seed_row, seed_column] >= 0:
-            continue
-        label = len(sizes)
-        labels[seed_row, seed_column] = label
-        queue = deque([(int(seed_row), int(seed_column))])
-        size = 0
-        while queue:
-            row, column = queue.popleft()
-            size += 1
-            for near in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-                if 0 <= near[0] < height and 0 <= near[1] < width and not grid[near] and labels[near] < 0:
-                    labels[near] = label
-                    queue.append(near)
-        sizes.append(size)
-    rank = np.empty(len(sizes) + 1, np.int32)
-    rank[np.argsort([-size for size in sizes], kind='stable')] = np.arange(len(sizes), dtype=np.int32)
-    rank[-1] = -1  # obstacles index the last entry
-    return rank[labels]
+    labels, count = ndimage.label(~grid)
+    _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    if grid.any():
+        first, sizes = first[1:], sizes[1:]  # label 0 marks obstacles
+    rank = np.full(count + 1, -1, np.int32)
+    rank[1 + np.lexsort([first, -sizes])] = np.arange(count, dtype=np.int32)  # ties: the upper left one first
+    return np.asarray(rank[labels])
 
 
 def validate(

@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 import yaml
 
 from attn_robotics.simulation.boxes import Box, boxes
+from attn_robotics.simulation.mjcf import SCAN_HEIGHT
 from attn_robotics.simulation.robot import RobotModel
 from attn_robotics.simulation.world import World
 
@@ -250,7 +251,7 @@ def _wheel(robot: RobotModel, side: str, at: int) -> str:
 def _lidar(world: World, name: str, beams: int, max_range: float) -> str:
     return f"""
     <sensor name="lidar" type="gpu_lidar">
-      <pose>0 0 {0.6 * world.robot.height:.6g} 0 0 0</pose>
+      <pose>0 0 {SCAN_HEIGHT * world.robot.height:.6g} 0 0 0</pose>
       <topic>/{name}/scan</topic>
       <gz_frame_id>{name}/base_link</gz_frame_id>
       <update_rate>10</update_rate>

@@ -6,7 +6,8 @@ minus the radius: in a 1 m cell with a 0.3 m robot that is 0.2 m, half of which 
 
 Steering is the usual line follower: the wanted heading leans towards the line in proportion to the distance from it.
 Speed is what still allows to stop, within the acceleration, at the end of the straight part of the route
-(v^2 = 2 a s), so that cells are passed without stopping while the way ahead is granted.
+(v^2 = 2 a s), so that cells are passed without stopping while the way ahead is granted. It also allows for the
+controller's own death: wheels that roll on with the last command until their watchdog brakes stop there too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from attn_robotics.simulation.robot import RobotModel
 
 Array = NDArray[np.float64]
 
@@ -29,6 +32,8 @@ class MotionLimits:
         max_turn_rate: [rad/s].
         max_turn_acceleration: [rad/s^2].
         latency_s: time from a pose to the moment its command takes hold [s]; the pose is extrapolated by it.
+        roll_on_s: how long the wheels keep a command when no newer one comes, their watchdog's time [s]; speeds are
+            such that a robot whose controller dies still stops in its last granted cell.
         arrival_m: distance to a cell's centre at which the robot counts as arrived [m].
         braking: share of the acceleration that is planned with; the rest is for disturbances.
     """
@@ -38,21 +43,38 @@ class MotionLimits:
     max_turn_rate: float = 2.0
     max_turn_acceleration: float = 4.0
     latency_s: float = 0.0
+    roll_on_s: float = 0.25
     arrival_m: float = 0.08
     braking: float = 0.7
+
+    @classmethod
+    def of(cls, robot: RobotModel, *, latency_s: float = 0.0, roll_on_s: float = 0.25) -> MotionLimits:
+        """The limits of a world's robot."""
+        return cls(
+            max_speed=robot.max_speed,
+            max_acceleration=robot.max_acceleration,
+            max_turn_rate=robot.max_turn_rate,
+            max_turn_acceleration=robot.max_turn_acceleration,
+            latency_s=latency_s,
+            roll_on_s=roll_on_s,
+        )
 
     def __post_init__(self) -> None:
         for name in ('max_speed', 'max_acceleration', 'max_turn_rate', 'max_turn_acceleration', 'arrival_m'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be positive, got {getattr(self, name)}')
-        if not (self.latency_s >= 0 and 0 < self.braking <= 1):
-            raise ValueError(f'latency_s must be >= 0 and braking in (0, 1], got {self.latency_s} and {self.braking}')
+        for name in ('latency_s', 'roll_on_s'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f'{name} must be at least 0, got {getattr(self, name)}')
+        if not 0 < self.braking <= 1:
+            raise ValueError(f'braking must be above 0 and at most 1, got {self.braking}')
 
 
 _MISALIGNED = 0.3  # [rad] a robot only drives when it looks this well along its way
 _LEAN = 2.5  # [rad/m] how strongly the wanted heading leans towards the line
 _MAX_LEAN = 0.6  # [rad]
 _STEER = 4.0  # [1/s] turn rate per heading error
+_OVERRUN = 0.05  # [m] how far beyond its last centre a robot with a dead controller may roll
 _DEADBAND = 0.03  # [m] a waiting robot this near its cell's centre stands still
 
 
@@ -107,9 +129,8 @@ class CellController:
         error = np.where(settled, 0.0, error)
 
         stretch = np.maximum(remaining + _straight_ahead(routes), 0.0)
-        speed = np.sqrt(2 * limits.braking * limits.max_acceleration * stretch)
-        # speed * dt is driven before the next look at the pose
-        speed = np.minimum(np.minimum(speed, limits.max_speed), stretch / max(dt, 1e-6))
+        speed = np.minimum(self._stopping_speed(stretch), limits.max_speed)
+        speed = np.minimum(speed, stretch / max(dt, 1e-6))  # speed * dt is driven before the next look at the pose
         speed *= np.clip(1 - np.abs(error) / _MISALIGNED, 0.0, 1.0)
         speed = np.where(settled, 0.0, np.where(backwards, -speed, speed))
 
@@ -139,6 +160,16 @@ class CellController:
         remaining = (offset * way).sum(axis=1) / np.where(moving, length, 1.0)
         arrived: NDArray[np.bool_] = moving & (remaining <= self.limits.arrival_m)
         return arrived
+
+    def _stopping_speed(self, stretch: Array) -> Array:
+        """(N,) largest speed from which a robot can stop within `stretch` metres, even if its controller dies now."""
+        limits = self.limits
+        braking = np.sqrt(2 * limits.braking * limits.max_acceleration * stretch)
+        # v t + v^2 / 2 a = stretch + overrun, solved for v
+        blind = limits.max_acceleration * (limits.roll_on_s + limits.latency_s)
+        rolling = np.sqrt(blind**2 + 2 * limits.max_acceleration * (stretch + _OVERRUN)) - blind
+        slower: Array = np.minimum(braking, rolling)
+        return slower
 
     def _extrapolate(self, poses: Array) -> Array:
         """Where the robots will be when the command takes hold, if they do as they were told."""

@@ -86,7 +86,7 @@ def test_driving_a_circle_comes_back_to_its_beginning(body):
 def test_without_commands_a_robot_stops_after_the_watchdog_s_time(body):
     simulator = EmbeddedSimulator(draw(ROOM, [[2, 0]]), body=body)
     drive(simulator, 0.5, 0.0, 1.0)
-    simulator.step(0.3)
+    simulator.step(0.1)
     assert simulator.velocities()[0, 0] == pytest.approx(0.5, abs=0.03)
     simulator.step(1.2)
     assert abs(simulator.velocities()[0, 0]) < 0.01

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from joint_moves import draw_joint_move, walking_distances
 
-from attn_robotics.simulation.embedded import EmbeddedSimulator
+from attn_robotics.simulation.embedded import WATCHDOG, EmbeddedSimulator
 from attn_robotics.simulation.faults import Faults, LossyChannel, OdometryNoise, Outage
 from attn_robotics.simulation.mjcf import Body
 from attn_robotics.simulation.world import World
@@ -21,12 +21,13 @@ SILENCE = 0.5  # [s] after which a robot that dropped out is given up
 class Fleet:
     """A run: decisions by chance towards the goals, execution by the code under test."""
 
-    def __init__(self, world: World, body: Body, faults: Faults) -> None:
+    def __init__(self, world: World, body: Body, faults: Faults, watchdog: float = WATCHDOG) -> None:
         self.world, self.faults = world, faults
         count = world.robots
-        self.simulator = EmbeddedSimulator(world, body=body)
+        self.simulator = EmbeddedSimulator(world, body=body, watchdog=watchdog)
         self.graph = ExecutionGraph(world.instance.starts, horizon=4)
-        self.controller = CellController(count, MotionLimits(latency_s=faults.message_delay_s))
+        limits = MotionLimits.of(world.robot, latency_s=faults.message_delay_s, roll_on_s=watchdog)
+        self.controller = CellController(count, limits)
         self.noise = OdometryNoise(count, faults)
         self.channels = [LossyChannel[tuple[float, float]](faults, robot) for robot in range(count)]
         self.distances = walking_distances(world.instance.grid, world.instance.goals)
@@ -50,7 +51,8 @@ class Fleet:
 
     def _break(self, now: float) -> None:
         count = self.world.robots
-        self.simulator.stop(self.faults.stopped(now, count))
+        dead = self.faults.dropped(now, count)  # silent: their wheels roll on until the watchdog stops them
+        self.simulator.stop(self.faults.stopped(now, count) & ~dead)
         silent = self.faults.dropped(now - SILENCE, count) & ~self.graph.lost()
         for robot in np.flatnonzero(silent):
             self.graph.drop(int(robot))
@@ -63,16 +65,20 @@ class Fleet:
             self.graph.complete(np.flatnonzero(arrived))
         linear, angular = self.controller.step(seen, to_xy(self.graph.routes()), PERIOD)
         for robot, channel in enumerate(self.channels):
-            channel.push((float(linear[robot]), float(angular[robot])), now)
+            if not dropped[robot]:
+                channel.push((float(linear[robot]), float(angular[robot])), now)
             for command in channel.pop_due(now):
                 self.simulator.command(*command, robots=robot)
 
     def _measure(self) -> None:
         going = ~self.graph.lost()
-        cells = self.world.frame.to_xy(self.graph.routes()[going, :2])
-        centres = self.simulator.poses()[going, :2]
-        off = np.abs(centres - np.clip(centres, cells.min(axis=1), cells.max(axis=1)))
-        self.strayed = max(self.strayed, float(off.max()))
+        cells = self.world.frame.to_xy(self.graph.routes()[going])
+        centres = self.simulator.poses()[going, None, :2]
+        # from a held cell to the first granted one, or from there to the second: whoever drops out at full speed
+        # comes to rest beyond a centre that it could not report any more
+        ends = np.stack([cells[:, :-1], cells[:, 1:]])
+        off = np.abs(centres - np.clip(centres, ends.min(axis=0), ends.max(axis=0))).max(axis=-1)
+        self.strayed = max(self.strayed, float(off.min(axis=1).max()))
         self.visited = np.concatenate([self.visited, self.graph.held()[:, None]], axis=1)
 
     def moves(self) -> np.ndarray:
@@ -103,7 +109,7 @@ FAULTS = {
 @pytest.mark.parametrize('faults', FAULTS)
 def test_nothing_touches_with_32_robots_among_30_percent_obstacles(faults):
     fleet = Fleet(make_world(32, 20, 0.3, seed=7), 'disc', FAULTS[faults])
-    fleet.run(30.0)
+    fleet.run(40.0)
     assert fleet.simulator.contact_pairs == []
     assert fleet.strayed < 0.2, 'half a cell minus the radius'
     lost = fleet.graph.lost()
@@ -118,6 +124,18 @@ def test_nothing_touches_on_real_wheels_with_all_faults_on():
     assert fleet.simulator.contact_pairs == []
     assert fleet.strayed < 0.2
     assert fleet.graph.lost().sum() == 2
+
+
+@pytest.mark.parametrize('watchdog', [0.25, 0.5])
+def test_nothing_touches_when_one_controller_after_another_dies_at_full_speed(watchdog):
+    rng = np.random.default_rng(2)
+    dying = zip(rng.permutation(32)[:16].tolist(), rng.uniform(1, 15, 16).tolist(), strict=True)
+    faults = Faults(drop_outs=tuple(Outage(robot, at) for robot, at in dying), seed=5)
+    fleet = Fleet(make_world(32, 20, 0.3, seed=5), 'disc', faults, watchdog)
+    fleet.run(18.0)
+    assert fleet.simulator.contact_pairs == []
+    assert fleet.strayed < 0.2
+    assert fleet.graph.lost().sum() == 16
 
 
 def test_a_stopped_robot_holds_up_only_those_behind_it():

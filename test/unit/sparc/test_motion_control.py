@@ -91,7 +91,7 @@ def test_speeds_and_accelerations_stay_within_the_limits():
     assert len(trace)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(-np.pi, np.pi), st.sampled_from([0.0, 0.02]), st.integers(1, 3))
 def test_the_disc_stays_in_the_cells_held_and_granted_on_any_way(seed, yaw, noise, lookahead):
     rng = np.random.default_rng(seed)
