@@ -41,6 +41,7 @@ class SparcParallelEnv(ParallelEnv):
     """
 
     metadata: dict[str, Any] = {'name': 'sparc_v0', 'render_modes': ['ansi'], 'is_parallelizable': True}  # noqa: RUF012
+    _history: NDArray[np.int8]
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class SparcParallelEnv(ParallelEnv):
         self._world = GridWorld(instance, max_steps=self._max_steps, rewards=self._rewards)
         self._distances = distance_fields(instance.grid, instance.goals)
         self._priorities = Priorities(instance.robots, seed)
-        self._history: NDArray[np.int8] = np.full((instance.robots, self._history_length), -1, np.int8)
+        self._history = np.full((instance.robots, self._history_length), -1, np.int8)
 
     def _observe(self) -> Observations:
         seen = observe(
