@@ -254,7 +254,7 @@ class IndependentAStar:
 
 
 def _plan_lacam(instance: Instance, seed: int, *, rounds: int = 0) -> NDArray[np.int16] | None:
-    path = solve(instance, seed)
+    path = solve(instance, seed, partial=True)
     return path if path is None or not rounds else refine(instance, path, rounds=rounds, seed=seed)
 
 
