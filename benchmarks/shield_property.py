@@ -1,4 +1,4 @@
-"""Throw random policies at the shield and judge every joint move: `python benchmarks/shield_property.py --steps 1000000`.
+"""Throw random policies at the shield and judge every joint move; the claim is a million joint steps (`--steps`).
 
 Maps, fleets, preferences (smooth, tied, infinite, adversarial), priorities, frozen robots and options are drawn anew
 all the time. The judge shares no code with the shield. One conflict ends the run with exit code 1 and its seed.

@@ -34,16 +34,17 @@ class Method(Protocol):
 
 
 class Pibt:
-    """PIBT by path distance, with or without the swap rule: the strongest purely local rule."""
+    """PIBT by path distance, with or without the swap rule and the hindrance tie-break: the best purely local rules."""
 
     conflict_free = True
 
-    def __init__(self, *, swap: bool) -> None:
+    def __init__(self, *, swap: bool, hindrance: float = 0.0) -> None:
         self._method = 'pibt_swap' if swap else 'pibt'
+        self._hindrance = hindrance
 
     def reset(self, instance: Instance, seed: int) -> None:
         """Compute path distances and draw priorities."""
-        self._expert = Expert(instance.grid, instance.goals, method=self._method)
+        self._expert = Expert(instance.grid, instance.goals, method=self._method, hindrance=self._hindrance)
         self._priorities = Priorities(instance.robots, seed)
         self._rng = np.random.default_rng(seed)
         self._goals = instance.goals
@@ -253,7 +254,7 @@ class IndependentAStar:
 
 
 def _plan_lacam(instance: Instance, seed: int, *, rounds: int = 0) -> NDArray[np.int16] | None:
-    path = solve(instance, seed)
+    path = solve(instance, seed, partial=True)
     return path if path is None or not rounds else refine(instance, path, rounds=rounds, seed=seed)
 
 
@@ -265,6 +266,7 @@ BASELINES: dict[str, Callable[[int], Method]] = {
     ),
     'pibt': lambda max_steps: Pibt(swap=False),
     'pibt_swap': lambda max_steps: Pibt(swap=True),
+    'pibt_swap_hindrance': lambda max_steps: Pibt(swap=True, hindrance=0.1),
     'lacam': lambda max_steps: Planned(_plan_lacam),
     'lacam_refined': lambda max_steps: Planned(lambda instance, seed: _plan_lacam(instance, seed, rounds=1000)),
 }

@@ -163,9 +163,9 @@ def make_rows(cases: Sequence[suites.Case], results: dict[tuple[str, str], list[
             beside = method != REFERENCE
             reference = {REFERENCE: rates[REFERENCE]} if beside else {}
             rows.append(Row(f'success_rate/{tail}', rates[method], '', count, wilson(solved, count), reference))
-            solvable = None if case.instances is None else case.instances.solvable
+            solvable = case.solvable()
             if solvable is not None:
-                chosen = [e.solved for e, good in zip(episodes, solvable, strict=False) if good]
+                chosen = [e.solved for e, good in zip(episodes, solvable, strict=True) if good]
                 interval = wilson(sum(chosen), len(chosen))
                 value = float(np.mean(chosen)) if chosen else None
                 rows.append(Row(f'success_rate_solvable/{tail}', value, '', len(chosen), interval))
@@ -192,7 +192,7 @@ def make_rows(cases: Sequence[suites.Case], results: dict[tuple[str, str], list[
 
 def make_table(cases: Sequence[suites.Case], results: dict[tuple[str, str], list[Episode]]) -> str:
     """The readable table."""
-    header = ('method', 'case', 'success', '95 % interval', 'steps if solved', 'MR', 'ISR', 'conflicts')
+    header = ('method', 'case', 'success', '95 % interval', 'of solvable', 'steps if solved', 'MR', 'ISR', 'conflicts')
     lines = []
     for case in cases:
         for (name, method), episodes in results.items():
@@ -200,12 +200,14 @@ def make_table(cases: Sequence[suites.Case], results: dict[tuple[str, str], list
                 continue
             solved = [e.steps for e in episodes if e.solved]
             low, high = wilson(len(solved), len(episodes))
+            solvable = case.solvable()
             lines.append(
                 (
                     method,
                     name,
                     f'{len(solved)}/{len(episodes)}',
                     f'{100 * low:.1f}-{100 * high:.1f}',
+                    f'{len(solved)}/{sum(solvable)}' if solvable else '-',
                     f'{np.mean(solved):.1f}' if solved else '-',
                     f'{np.mean([e.most_on_goal for e in episodes]):.1f}',
                     f'{100 * np.mean([e.last_on_goal for e in episodes]) / case.robots:.1f}',
@@ -244,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--suite', choices=('paper', 'scale', 'ablation'), help='a whole table in place of one case')
     parser.add_argument('--quick', action='store_true', help='fewer instances and smaller fleets')
     parser.add_argument('--instances', type=Path, help='NPZ file of instances in place of drawn ones')
+    parser.add_argument('--drawn', action='store_true', help='suites: draw instances instead of the frozen sets')
     parser.add_argument('--weights', type=Path, help='weights of the learned methods: a file, or a folder of networks')
     parser.add_argument('--backend', choices=('torch', 'onnxruntime'), default='torch', help='of the learned methods')
     parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
@@ -258,10 +261,11 @@ def _cases(args: argparse.Namespace) -> list[suites.Case]:
         if name not in LEARNED and name not in BASELINES:
             raise ValueError(f'no method {name!r}; there are {", ".join([*LEARNED, *BASELINES])}')
     if args.instances:
-        limit = len(args.seeds) if args.seeds else 10 if args.quick else None
-        return [suites.frozen_case(args.instances, methods or ('shipped',), args.steps or 256, limit)]
+        case = suites.frozen_case(args.instances, methods or ('shipped',), args.steps or 256)
+        chosen = args.seeds or (case.seeds[:10] if args.quick else case.seeds)
+        return [replace(case, seeds=chosen)]
     if args.suite:
-        cases = suites.build(args.suite, seeds, quick=args.quick, methods=methods)
+        cases = suites.build(args.suite, args.seeds, quick=args.quick, methods=methods, drawn=args.drawn)
         return cases if args.steps is None else [replace(case, steps=args.steps) for case in cases]
     return [suites.Case(args.robots, args.size, args.density, seeds, methods or ('shipped',), args.steps or 256)]
 

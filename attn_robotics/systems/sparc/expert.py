@@ -156,6 +156,7 @@ class Expert:
         method: 'pibt' or 'pibt_swap'.
         distances: (N, H, W) path distances, computed when None.
         allow_rotation: let rings of robots advance together.
+        hindrance: steps per neighbour in whose way an action ends; 0 is the plain rule.
     """
 
     def __init__(
@@ -166,9 +167,11 @@ class Expert:
         method: str = 'pibt_swap',
         distances: NDArray[np.int16] | None = None,
         allow_rotation: bool = True,
+        hindrance: float = 0.0,
     ) -> None:
         self.goals = goals
         self.distances = distance_fields(grid, goals) if distances is None else distances
+        self._hindrance = hindrance
         swap = _wants_swap(method, METHODS[:2])
         self._shield = Shield(grid, ShieldConfig(swap=swap, allow_rotation=allow_rotation))
 
@@ -191,9 +194,12 @@ class Expert:
         Returns:
             (N,) int8 actions.
         """
+        preferences = self._shield.steps_gained(cells, self.distances)
+        if self._hindrance:
+            preferences = preferences - self._hindrance * self._shield.hindered(cells, self.distances)
         return self._shield.resolve(
             cells,
-            self._shield.steps_gained(cells, self.distances),
+            preferences,
             priorities,
             rng=rng,
             goals=self.goals,

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from attn_robotics.simulation.instances import Instance
+from attn_robotics.simulation.instances import Instance, components
 from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
 from attn_robotics.systems.sparc.pibt import (
     ACTIONS,
@@ -251,16 +251,18 @@ def solve(
     distances: NDArray[np.int16] | None = None,
     swap: bool = True,
     allow_rotation: bool = True,
+    partial: bool = False,
 ) -> NDArray[np.int16] | None:
-    """Find a joint path.
+    """Find a joint path; robots in different connected components are searched for apart.
 
     Args:
         instance: map, starts and goals.
         seed: of all random choices; the same seed finds the same path.
-        max_nodes: successor configurations to generate before giving up.
+        max_nodes: successor configurations to generate in each component before giving up.
         distances: (N, H, W) path distances, computed when None.
         swap: use the swap rule in the generator.
         allow_rotation: let rings of robots advance together.
+        partial: where a component has no solution, let its robots rest at their starts instead of giving up.
 
     Returns:
         (T + 1, N, 2) int16 rows and columns from starts to goals, or None.
@@ -268,14 +270,23 @@ def solve(
     width = instance.grid.shape[1]
     if distances is None:
         distances = distance_fields(instance.grid, instance.goals)
-    _, path = search(
-        neighbours(instance.grid),
-        (instance.starts[:, 0] * width + instance.starts[:, 1]).astype(np.int32),
-        (instance.goals[:, 0] * width + instance.goals[:, 1]).astype(np.int32),
-        distances.reshape(instance.robots, -1),
-        swap,
-        allow_rotation,
-        seed,
-        max_nodes,
-    )
-    return np.stack(np.divmod(path, width), axis=-1).astype(np.int16) if len(path) else None
+    near, fields = neighbours(instance.grid), distances.reshape(instance.robots, -1)
+    starts = (instance.starts[:, 0] * width + instance.starts[:, 1]).astype(np.int32)
+    goals = (instance.goals[:, 0] * width + instance.goals[:, 1]).astype(np.int32)
+    labels = components(instance.grid).reshape(-1)[starts]
+    found: list[tuple[NDArray[np.intp], NDArray[np.int32]]] = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        inside = fields if len(members) == len(fields) else np.ascontiguousarray(fields[members])
+        _, path = search(near, starts[members], goals[members], inside, swap, allow_rotation, seed, max_nodes)
+        if not len(path):
+            if not partial:
+                return None
+            path = starts[None, members]
+        found.append((members, path))
+    length = max(len(path) for _, path in found)
+    joint = np.empty((length, len(starts)), np.int32)
+    for members, path in found:
+        joint[: len(path), members] = path
+        joint[len(path) :, members] = path[-1]
+    return np.stack(np.divmod(joint, width), axis=-1).astype(np.int16)

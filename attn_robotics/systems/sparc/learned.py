@@ -26,7 +26,7 @@ LEARNED = {
     'no_comm_shield': ('no_comm', 'shield'),
 }
 # Shield without the swap rule and without any help of path distances: what the policy alone is worth.
-BARE_SHIELD = ShieldConfig(swap=False, distance_weight=0.0, confidence=0.0)
+BARE_SHIELD = ShieldConfig(swap=False, distance_weight=0.0, hindrance=0.0, confidence=0.0)
 
 
 class Policy(Protocol):

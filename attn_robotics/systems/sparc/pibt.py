@@ -68,6 +68,40 @@ def distance_preferences(
 
 
 @njit(cache=True, nogil=True)
+def count_hindered(
+    near: Int, cells: Int, distances: NDArray[np.int16], owner: Int, hindered: NDArray[np.float32]
+) -> None:
+    """Count the neighbours in whose way each action would put a robot.
+
+    A neighbour is hindered by an action that ends, other than on its own cell, nearer its goal than it is itself.
+    Source: "hindrance" of Okumura and Nagai, "Lightweight and Effective Preference Construction in PIBT" (SoCS 2025).
+
+    Args:
+        near: (H * W, 5) neighbour table.
+        cells: (N,) flat cells.
+        distances: (N, H * W) path distances.
+        owner: (H * W,) workspace, NOBODY everywhere; given back so.
+        hindered: (N, 5) written.
+    """
+    robots = cells.shape[0]
+    for robot in range(robots):
+        owner[cells[robot]] = robot
+    hindered[:] = 0
+    for robot in range(robots):
+        for side in range(ACTIONS - 1):
+            beside = near[cells[robot], side]
+            if beside < 0 or owner[beside] == NOBODY:
+                continue
+            other = owner[beside]
+            for action in range(ACTIONS):
+                reached = near[cells[robot], action]
+                if reached >= 0 and reached != beside and distances[other, reached] < distances[other, beside]:
+                    hindered[robot, action] += 1
+    for robot in range(robots):
+        owner[cells[robot]] = NOBODY
+
+
+@njit(cache=True, nogil=True)
 def rank_actions(
     near: Int,
     cells: Int,

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 from attn_robotics.simulation.errors import WorldError
 from attn_robotics.simulation.instances import Instance, random_instance
 
+# Sets drawn once by an independent generator, see benchmarks/make_instances.py.
+SHIPPED = Path(__file__).parent / 'instances'
+
 ABLATION = ('rmha', 'content_only', 'no_comm', 'rmha_shield', 'content_only_shield', 'no_comm_shield')
-PAPER = ('shipped', 'rmha', 'rmha_shield', 'content_only', 'no_comm', 'prioritised', 'pibt', 'pibt_swap', 'lacam')
-SCALE = ('shipped', 'rmha', 'pibt', 'pibt_swap', 'lacam')
+LOCAL = ('pibt', 'pibt_swap', 'pibt_swap_hindrance')
+SEARCH = ('lacam', 'lacam_refined')
+PAPER = ('shipped', 'rmha', 'rmha_shield', 'content_only', 'no_comm', 'independent', 'prioritised', *LOCAL, *SEARCH)
+SCALE = ('shipped', 'rmha', *LOCAL, *SEARCH)
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,14 @@ class Case:
     def instance(self, index: int) -> Instance:
         """The instance of `seeds[index]`."""
         if self.instances is not None:
-            return self.instances.instance(index)
+            return self.instances.instance(self.seeds[index])
         return random_instance(self.size, self.density, self.robots, self.seeds[index])
+
+    def solvable(self) -> list[bool] | None:
+        """Whether each instance has a solution, None where nobody looked."""
+        if self.instances is None or self.instances.solvable is None:
+            return None
+        return [bool(self.instances.solvable[self.instances.position(seed)]) for seed in self.seeds]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class FrozenSet:
         grid: (K, H, W) or, one map for all, (H, W) bool.
         starts: (K, N, 2) rows and columns.
         goals: (K, N, 2) rows and columns.
-        seeds: (K,) seeds of the generator that drew them.
+        seeds: (K,) seeds of the generator that drew them, all different.
         solvable: (K,) whether a solution exists, None where nobody looked.
     """
 
@@ -79,12 +90,27 @@ class FrozenSet:
             shape = getattr(self, name).shape
             if len(shape) != 3 or shape[0] != count or shape[2] != 2:
                 raise WorldError(f'{name} must be ({count}, N, 2), got {shape}')
+        if len(np.unique(self.seeds)) != count:
+            raise WorldError('seeds of frozen instances must differ, because results are named by them')
 
-    def instance(self, index: int) -> Instance:
-        """Instance number `index`, checked."""
+    def position(self, seed: int) -> int:
+        """Where the instance of a seed lies in the arrays.
+
+        Raises:
+            WorldError: no instance was drawn from that seed.
+        """
+        found = np.flatnonzero(self.seeds == seed)
+        if not len(found):
+            raise WorldError(
+                f'seed {seed} is not in the frozen set, which holds {self.seeds.min()}..{self.seeds.max()}'
+            )
+        return int(found[0])
+
+    def instance(self, seed: int) -> Instance:
+        """The instance of a seed, checked."""
+        index = self.position(seed)
         grid = self.grid if self.grid.ndim == 2 else self.grid[index]
-        starts, goals = self.starts[index].astype(np.int32), self.goals[index].astype(np.int32)
-        return Instance(grid.astype(np.bool_), starts, goals, int(self.seeds[index]))
+        return Instance(grid, self.starts[index].astype(np.int32), self.goals[index].astype(np.int32), seed)
 
     def save(self, path: Path) -> None:
         """Write as a compressed NPZ without pickled objects: maps as bits, cells in the smallest type."""
@@ -130,25 +156,38 @@ def load(path: Path) -> FrozenSet:
     return FrozenSet(arrays['grid'].astype(np.bool_), starts, goals, seeds, arrays.get('solvable'))
 
 
-def frozen_case(path: Path, methods: Sequence[str], steps: int, limit: int | None = None) -> Case:
+def frozen_case(path: Path, methods: Sequence[str], steps: int) -> Case:
     """The case of one instance file; density and map name come from the file's maps and name."""
     frozen = load(path)
-    count = len(frozen.seeds) if limit is None else min(limit, len(frozen.seeds))
-    seeds = tuple(int(seed) for seed in frozen.seeds[:count])
+    seeds = tuple(int(seed) for seed in frozen.seeds)
     size = int(frozen.grid.shape[-1])
     return Case(
         frozen.starts.shape[1], size, float(frozen.grid.mean()), seeds, tuple(methods), steps, frozen, path.stem
     )
 
 
-def build(suite: str, seeds: tuple[int, ...], *, quick: bool = False, methods: Sequence[str] = ()) -> list[Case]:
-    """The cases of a suite.
+def shipped(robots: int, size: int, density: float) -> FrozenSet | None:
+    """The frozen set of random-obstacle instances that ships for a case, None if there is none."""
+    path = SHIPPED / f'pogema_{robots}x{size}_{density:.2f}.npz'
+    return load(path) if path.is_file() else None
+
+
+def build(
+    suite: str,
+    seeds: tuple[int, ...] | None = None,
+    *,
+    quick: bool = False,
+    methods: Sequence[str] = (),
+    drawn: bool = False,
+) -> list[Case]:
+    """The cases of a suite, on the frozen sets that ship and otherwise on drawn instances.
 
     Args:
         suite: 'paper' (128 robots, three densities), 'scale' (8 to 1024 robots) or 'ablation' (communication).
-        seeds: instances of each case.
+        seeds: instances of each case; None for 0..99, or what the frozen set holds, or 0..9 if `quick`.
         quick: small fleets and maps of the same kind, for a look within a minute or two.
         methods: run these in place of the suite's own.
+        drawn: leave the frozen sets aside; drawn instances lie in the largest connected component.
     """
     names: tuple[str, ...]
     if suite == 'paper':
@@ -165,4 +204,12 @@ def build(suite: str, seeds: tuple[int, ...], *, quick: bool = False, methods: S
         names = ABLATION
     else:
         raise ValueError(f'suite must be paper, scale or ablation, got {suite!r}')
-    return [Case(n, size, density, seeds, tuple(methods or names), steps) for n, size, density, steps in shapes]
+    cases = []
+    for robots, size, density, steps in shapes:
+        frozen = None if drawn else shipped(robots, size, density)
+        chosen = seeds
+        if chosen is None:
+            chosen = tuple(range(100)) if frozen is None else tuple(int(seed) for seed in frozen.seeds)
+            chosen = chosen[:10] if quick else chosen
+        cases.append(Case(robots, size, density, chosen, tuple(methods or names), steps, frozen))
+    return cases

@@ -75,6 +75,15 @@ def test_lacam_says_none_where_there_is_no_solution():
     assert fastest(corridor) is None
 
 
+def test_a_component_without_solution_does_not_hold_up_the_others():
+    grid = np.array([[False, False, False], [True, True, True], [False, False, False]])
+    starts, goals = np.array([(0, 0), (0, 2), (2, 0)]), np.array([(0, 2), (0, 0), (2, 2)])
+    instance = Instance(grid, starts, goals)
+    assert solve(instance) is None
+    path = solve(instance, partial=True)
+    assert path[-1].tolist() == [[0, 0], [0, 2], [2, 2]]
+
+
 def test_search_is_complete_on_small_fleets_and_refinement_reaches_most_optima():
     optimal = solved = 0
     for seed in range(10):

@@ -192,7 +192,20 @@ def test_the_wilson_interval_has_its_textbook_values_and_rows_their_targets():
 
 
 def test_suites_hold_the_cases_of_the_results_table():
-    names = [case.name for case in suites.build('scale', (0,))]
+    names = [case.name for case in suites.build('scale', (0,), drawn=True)]
     assert names[-2:] == ['256x40/0.30', '1024x113/0.30']
-    assert [case.name for case in suites.build('paper', (0,))] == ['128x40/0.00', '128x40/0.15', '128x40/0.30']
-    assert suites.build('scale', (0,))[-1].steps == 768
+    assert [case.name for case in suites.build('paper')] == ['128x40/0.00', '128x40/0.15', '128x40/0.30']
+    assert suites.build('scale', (0,), drawn=True)[-1].steps == 768
+
+
+def test_frozen_sets_ship_and_know_which_instances_have_a_solution():
+    paths = sorted(suites.SHIPPED.glob('*.npz'))
+    assert 'pogema_128x40_0.30.npz' in [path.name for path in paths]
+    for path in paths:
+        frozen = suites.load(path)
+        assert frozen.instance(int(frozen.seeds[0])).robots == frozen.starts.shape[1]
+    crowded = suites.build('paper')[2]
+    assert crowded.name == '128x40/0.30'
+    assert sum(crowded.solvable()) == 97
+    with pytest.raises(WorldError, match='seed 100 is not in the frozen set'):
+        suites.build('paper', (100,))[2].instance(0)
