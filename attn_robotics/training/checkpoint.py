@@ -7,7 +7,6 @@ intact.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def save_checkpoint(
@@ -96,21 +95,11 @@ def load_checkpoint(
     Raises:
         CheckpointError: no complete checkpoint is there, or it belongs to another format or network.
     """
-    index_path = folder / 'checkpoint.json'
-    if not index_path.is_file():
-        raise CheckpointError(f'no checkpoint in {folder}; start without --resume')
-    index = json.loads(index_path.read_text())
-    if index.get('format') != FORMAT:
-        raise CheckpointError(f'{index_path} has format {index.get("format")}, this version reads {FORMAT}')
-    tensors: dict[str, Tensor] = {}
-    for name in index['shards']:
-        if not (folder / name).is_file():
-            raise CheckpointError(f'{index_path} names {name}, which is missing; restore it or start anew')
-        tensors |= load_file(folder / name)
+    index, tensors = _read(folder)
     try:
         network.load_state_dict(_below(tensors, 'network.'))
     except RuntimeError as error:
-        raise CheckpointError(f'{index_path} belongs to another network: {error}') from None
+        raise CheckpointError(f'{folder} belongs to another network: {error}') from None
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _below(tensors, 'optimiser.').items():
         number, key = name.split('.', 1)
@@ -122,6 +111,27 @@ def load_checkpoint(
     for name, rng in (generators or {}).items():
         rng.bit_generator.state = index['generators'][name]
     return int(index['step']), dict(index['facts'])
+
+
+def read_network(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The network's tensors and the kept facts alone; raises CheckpointError as `load_checkpoint` does."""
+    index, tensors = _read(folder)
+    return _below(tensors, 'network.'), dict(index['facts'])
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    index_path = folder / 'checkpoint.json'
+    if not index_path.is_file():
+        raise CheckpointError(f'no checkpoint in {folder}; start without --resume')
+    index = json.loads(index_path.read_text())
+    if index.get('format') != FORMAT:
+        raise CheckpointError(f'{index_path} has format {index.get("format")}, this version reads {FORMAT}')
+    tensors: dict[str, Tensor] = {}
+    for name in index['shards']:
+        if not (folder / name).is_file():
+            raise CheckpointError(f'{index_path} names {name}, which is missing; restore it or start anew')
+        tensors |= load_file(folder / name)
+    return index, tensors
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -59,4 +58,4 @@ class Curves:
             panel.legend(fontsize=7)
         partial = path.with_name(path.name + '.partial')
         figure.savefig(partial, format='png', dpi=110)
-        os.replace(partial, path)
+        partial.replace(path)

@@ -1,10 +1,9 @@
-"""ONNX form of the network, for ONNX Runtime on robots without a GPU: `python -m attn_robotics.systems.sparc.export`."""
+"""ONNX form of the network, for robots without a GPU: `python -m attn_robotics.systems.sparc.export --help`."""
 
 from __future__ import annotations
 
 import argparse
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def export_bytes(network: SparcNetwork) -> bytes:
         torch.onnx.export(
             Decision(network).cpu().eval(),
             examples,
-            target,
+            target,  # type: ignore[arg-type]
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
             dynamic_axes={name: {0: size} for name, size in free.items()} | {name: {0: 'Q'} for name in OUTPUTS},
@@ -102,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     network, _ = read_weights(options.weights)
     partial = options.out.with_name(options.out.name + '.partial')
     partial.write_bytes(export_bytes(network))
-    os.replace(partial, options.out)
+    partial.replace(options.out)
     print(f'wrote {options.out}')
     return 0
 

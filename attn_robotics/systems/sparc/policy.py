@@ -180,8 +180,9 @@ class SparcPolicy:
             distances: (M, H, W) path distances, computed when None.
             robots: (M,) whose goals these are; everybody's when None.
         """
+        grid = self._map
         whose = np.arange(self.robots) if robots is None else np.asarray(robots)
-        fields = distance_fields(self._map, np.asarray(goals, np.int32)) if distances is None else distances
+        fields = distance_fields(grid, np.asarray(goals, np.int32)) if distances is None else distances
         self.goals[whose] = goals
         if not self.distances.flags.writeable or self.distances.base is not None:
             self.distances = self.distances.copy()  # the caller's array stays as it is
@@ -206,6 +207,11 @@ class SparcPolicy:
         self.messages, self.history = self.messages[keep], self.history[keep]
         self._fraction, self._waited = self._fraction[keep], self._waited[keep]
         self._cells = None if self._cells is None else self._cells[keep]
+
+    def set_priority(self, robot: int, priority: float) -> None:
+        """Set one robot's priority: whole steps since it was last on its goal, plus the fraction that breaks ties."""
+        self._waited[robot] = int(priority)
+        self._fraction[robot] = priority - int(priority)
 
     def step(
         self,

@@ -115,7 +115,8 @@ def forward(network: SparcNetwork, lane: Lane) -> Tensor:
     with torch.autocast(lane.device.type, torch.bfloat16, enabled=lane.device.type == 'cuda'):
         output = network(image, vector, relation, lane.message)
     lane.message = output.message
-    return output.log_probs.flatten(0, 1)
+    log_probs: Tensor = output.log_probs.flatten(0, 1)
+    return log_probs
 
 
 def gumbel_like(x: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from attn_robotics.attention.relation import DistanceRelation, OffsetRelation, RelationAttention
 from attn_robotics.kernels.relation import relation_attention
-from torch import Tensor
 
 
 def make_inputs(queries: int, keys: int, rows: int = 9, seed: int = 0, dtype: torch.dtype = torch.float64):

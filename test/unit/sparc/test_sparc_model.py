@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.model import FORBIDDEN, CodeGate, SparcNetwork, TransformerGate
 

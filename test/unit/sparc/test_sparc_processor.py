@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc.distance_fields import distance_fields
 from attn_robotics.systems.sparc.processor import observe, observe_batch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def drawn(*rows: str):
