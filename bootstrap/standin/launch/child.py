@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import pty
+import shutil
 import signal
 from asyncio.subprocess import Process
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
 STRAGGLER_PATIENCE_S = 1.0
+# Of util-linux: the kernel kills the process if the launch itself is killed. It becomes the command, so the process id
+# stays; a preexec_fn would run Python between fork and exec, which is unsafe beside threads.
+GUARD = ('setpriv', '--pdeathsig', 'KILL', '--')
 
-_libc = ctypes.CDLL(None)
 
+def find_program(name: str, cwd: str | None, env: dict[str, str]) -> str:
+    """The path of a program.
 
-def _die_with(parent: int) -> None:
-    """In the child, before exec: the kernel kills it if the launch itself is killed."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    Raises:
+        FileNotFoundError: if there is no such executable.
+    """
+    found = shutil.which(str(Path(cwd or '.', name).absolute()) if '/' in name else name, path=env.get('PATH', os.defpath))
+    if found is None:
+        raise FileNotFoundError(f"there is no executable '{name}'")
+    return found
 
 
 def session_members(session: int) -> list[int]:
@@ -96,17 +101,17 @@ class Child:
             sink = _Sink(partial(lambda stream, data: write(data, stream), from_stdout))
             transport, _ = await loop.connect_read_pipe(lambda sink=sink: sink, reader)  # type: ignore[misc]
             self._pipes.append((transport, sink))
-        parent = os.getpid()
         try:
+            program = find_program(self.cmd[0], self.cwd, self.env)
+            guard = GUARD if shutil.which(GUARD[0]) else ()
             self._process = await asyncio.create_subprocess_exec(
-                *self.cmd,
+                *(*guard, program, *self.cmd[1:]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writers[0],
                 stderr=writers[1],
                 cwd=self.cwd,
                 env=self.env,
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
             )
         finally:
             for writer_fd in writers:

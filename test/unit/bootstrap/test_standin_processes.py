@@ -65,7 +65,7 @@ def test_unknown_output_is_refused(capfd):
 def test_a_program_that_cannot_start_is_reported(capfd):
     assert launch(ExecuteProcess(cmd=['/no/such/program'])) == 0
     out = capfd.readouterr().out
-    assert 'cannot start process: ' in out and 'exit code 127' in out
+    assert "cannot start process: there is no executable '/no/such/program'" in out and 'exit code 127' in out
 
 
 def test_environment_folder_and_terminal_reach_the_process(capfd, tmp_path, monkeypatch):
