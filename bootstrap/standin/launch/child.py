@@ -25,7 +25,9 @@ def find_program(name: str, cwd: str | None, env: dict[str, str]) -> str:
     Raises:
         FileNotFoundError: if there is no such executable.
     """
-    found = shutil.which(str(Path(cwd or '.', name).absolute()) if '/' in name else name, path=env.get('PATH', os.defpath))
+    found = shutil.which(
+        str(Path(cwd or '.', name).absolute()) if '/' in name else name, path=env.get('PATH', os.defpath)
+    )
     if found is None:
         raise FileNotFoundError(f"there is no executable '{name}'")
     return found

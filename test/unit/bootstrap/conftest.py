@@ -50,4 +50,5 @@ def prefix(tmp_path: Path) -> Path:
 @pytest.fixture
 def environment(prefix: Path, log_folder: Path) -> dict[str, str]:
     """For a `ros2` command that sees only that prefix."""
-    return os.environ | {'AMENT_PREFIX_PATH': str(prefix), 'PYTHONPATH': str(STANDIN), 'ROS_LOG_DIR': str(log_folder)}
+    path = os.pathsep.join(filter(None, [str(STANDIN), os.environ.get('PYTHONPATH')]))
+    return os.environ | {'AMENT_PREFIX_PATH': str(prefix), 'PYTHONPATH': path, 'ROS_LOG_DIR': str(log_folder)}
