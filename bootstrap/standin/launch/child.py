@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import pty
+import shutil
 import signal
 from asyncio.subprocess import Process
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
 STRAGGLER_PATIENCE_S = 1.0
+# Of util-linux: the kernel kills the process if the launch itself is killed. It becomes the command, so the process id
+# stays; a preexec_fn would run Python between fork and exec, which is unsafe beside threads.
+GUARD = ('setpriv', '--pdeathsig', 'KILL', '--')
 
-_libc = ctypes.CDLL(None)
 
+def find_program(name: str, cwd: str | None, env: dict[str, str]) -> str:
+    """The path of a program.
 
-def _die_with(parent: int) -> None:
-    """In the child, before exec: the kernel kills it if the launch itself is killed."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    Raises:
+        FileNotFoundError: if there is no such executable.
+    """
+    found = shutil.which(
+        str(Path(cwd or '.', name).absolute()) if '/' in name else name, path=env.get('PATH', os.defpath)
+    )
+    if found is None:
+        raise FileNotFoundError(f"there is no executable '{name}'")
+    return found
 
 
 def session_members(session: int) -> list[int]:
@@ -37,6 +45,22 @@ def session_members(session: int) -> list[int]:
     return members
 
 
+class _Sink(asyncio.Protocol):
+    """Passes on what arrives; `ended` is set at the end, which for a pseudo-terminal is an error."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self.ended = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass it on."""
+        self._write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Say that this was all."""
+        self.ended.set()
+
+
 class Child:
     """One command, started once or several times."""
 
@@ -44,8 +68,7 @@ class Child:
         self.name, self.cmd, self.cwd, self.env = name, cmd, cwd, env
         self._terminal = terminal
         self._process: Process | None = None
-        self._pipes: list[tuple[int, asyncio.StreamReader, asyncio.BaseTransport]] = []
-        self._led = False
+        self._pipes: list[tuple[asyncio.BaseTransport, _Sink]] = []
         self.gone = asyncio.Event()
 
     @property
@@ -63,8 +86,8 @@ class Child:
         """Whether the process, or something that it started, still runs."""
         return self._process is not None and not self.gone.is_set()
 
-    async def start(self) -> None:
-        """Start the command.
+    async def start(self, write: Callable[[bytes, bool], None]) -> None:
+        """Start the command; `write` gets its output and whether that is standard output.
 
         Raises:
             OSError: if it cannot be executed.
@@ -72,27 +95,25 @@ class Child:
         self.gone.clear()
         self._process = None
         loop = asyncio.get_running_loop()
-        self._pipes, writers = [], []
-        for _ in range(2):
+        writers = []
+        for from_stdout in (True, False):
             reader_fd, writer_fd = pty.openpty() if self._terminal else os.pipe()
             writers.append(writer_fd)
-            stream = asyncio.StreamReader()
-            transport, _ = await loop.connect_read_pipe(
-                lambda stream=stream: asyncio.StreamReaderProtocol(stream),  # type: ignore[misc]
-                open(reader_fd, 'rb', buffering=0),  # noqa: PTH123, SIM115 - the transport closes it
-            )
-            self._pipes.append((reader_fd, stream, transport))
-        parent = os.getpid()
+            reader = open(reader_fd, 'rb', buffering=0)  # noqa: PTH123, SIM115 - the transport closes it
+            sink = _Sink(partial(lambda stream, data: write(data, stream), from_stdout))
+            transport, _ = await loop.connect_read_pipe(lambda sink=sink: sink, reader)  # type: ignore[misc]
+            self._pipes.append((transport, sink))
         try:
+            program = find_program(self.cmd[0], self.cwd, self.env)
+            guard = GUARD if shutil.which(GUARD[0]) else ()
             self._process = await asyncio.create_subprocess_exec(
-                *self.cmd,
+                *(*guard, program, *self.cmd[1:]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writers[0],
                 stderr=writers[1],
                 cwd=self.cwd,
                 env=self.env,
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
             )
         finally:
             for writer_fd in writers:
@@ -104,25 +125,17 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
-    async def wait(self, write: Callable[[bytes, bool], None]) -> None:
-        """Pass on all output until the process and everything that it started are gone."""
+    async def wait(self) -> None:
+        """Wait until the process and everything that it started are gone, and all output has been passed on."""
         assert self._process is not None, 'start() comes first'
-
-        async def pump(stream: asyncio.StreamReader, from_stdout: bool) -> None:
-            # A pseudo-terminal ends with EIO rather than end-of-file.
-            with contextlib.suppress(OSError):
-                while data := await stream.read(1 << 16):
-                    write(data, from_stdout)
-
-        pumps = [asyncio.create_task(pump(stream, i == 0)) for i, (_, stream, _) in enumerate(self._pipes)]
         await self._process.wait()
         await self._end_stragglers()
         self.gone.set()
-        # Something that left the group may hold the pipe open: do not wait for it.
-        await asyncio.wait(pumps, timeout=STRAGGLER_PATIENCE_S)
-        for task in pumps:
-            task.cancel()
-        await self.close()
+        for _, sink in self._pipes:
+            # Something that left the group may hold the pipe open: do not wait for it.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(sink.ended.wait(), STRAGGLER_PATIENCE_S)
+        self.close()
 
     async def _end_stragglers(self) -> None:
         """End what the process left behind in its group."""
@@ -135,9 +148,9 @@ class Child:
             while session_members(self.pid) and asyncio.get_running_loop().time() < deadline:
                 await asyncio.sleep(0.02)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the pipes."""
-        for _, _, transport in self._pipes:
+        for transport, _ in self._pipes:
             transport.close()
         self._pipes = []
         self.gone.set()

@@ -17,7 +17,7 @@ def package_prefix(package: str) -> Path:
     """
     try:
         return Path(get_package_prefix(package))
-    except (PackageNotFoundError, ValueError):
+    except (PackageNotFoundError, ValueError, OSError):
         prefixes = os.environ.get('AMENT_PREFIX_PATH') or 'nothing'
         raise SubstitutionFailure(f"package '{package}' not found; AMENT_PREFIX_PATH is {prefixes}") from None
 

@@ -145,7 +145,7 @@ def read_summary(path: Path) -> Summary:
     try:
         with path.open('rb') as stream:
             summary = make_reader(stream).get_summary()
-    except (McapError, EOFError, ValueError) as error:
+    except (McapError, EOFError, OSError, ValueError) as error:
         raise CommandError(f"'{path}' is no complete MCAP file: {type(error).__name__} {error}") from error
     if summary is None or summary.statistics is None:
         raise CommandError(f"'{path}' has no summary; it was not finished")

@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from mcap.writer import CompressionType, Writer
 from rclpy.node import Node
 
 from ros2cli_standin import CommandError, qos
 from ros2cli_standin.bag_folder import Summary, Topic, qos_entry, qos_text, write_metadata
-from ros2cli_standin.graph import TICK_S, absolute, cli_node, is_hidden
+from ros2cli_standin.graph import absolute, cli_node, is_hidden
 from ros2cli_standin.interfaces import full_definition, load
 
 DISCOVERY_S = 0.1
+DRAIN_S = 0.01
 QUEUE = 1000
 CHUNK_BYTES = 1 << 20
 COMPRESSION = {'zstd': CompressionType.ZSTD, 'lz4': CompressionType.LZ4, 'none': CompressionType.NONE}
@@ -31,6 +31,7 @@ class Recorder:
         self._node, self._writer = node, writer
         self._schemas: dict[str, int] = {}
         self.topics: dict[str, Topic | None] = {}  # None: cannot be recorded
+        self._sources: list[tuple[Any, int, Topic]] = []
         self.start_ns: int | None = None
         self.end_ns: int | None = None
 
@@ -60,16 +61,28 @@ class Recorder:
             metadata={'offered_qos_profiles': qos_text(topic.qos), 'topic_type_hash': topic.type_hash},
         )
 
-        def write(data: bytes, info: dict[str, Any]) -> None:
-            now_ns = time.time_ns()
-            self._writer.add_message(channel, now_ns, data, info['source_timestamp'] or now_ns, topic.count)
-            topic.count += 1
-            self.start_ns = now_ns if self.start_ns is None else self.start_ns
-            self.end_ns = now_ns
-
-        callback: Any = write  # rclpy passes the message info to callbacks of two arguments
-        self._node.create_subscription(message_class, name, callback, qos.fitting(publishers, QUEUE), raw=True)
+        profile = qos.fitting(publishers, QUEUE)
+        subscription = self._node.create_subscription(message_class, name, lambda _: None, profile, raw=True)
+        self._sources.append((subscription, channel, topic))
         print(f"[INFO] [rosbag2_recorder]: Subscribed to topic '{name}'", flush=True)
+
+    def drain(self) -> None:
+        """Write what has arrived.
+
+        Taken straight from the subscriptions: an executor looks at all of them again for every single message, which
+        a fleet's topics are too many for. The time of arrival is the middleware's, so looking rarely costs no accuracy.
+        """
+        for subscription, channel, topic in self._sources:
+            with subscription.handle:
+                while (taken := subscription.handle.take_message(subscription.msg_type, True)) is not None:
+                    data, info = taken
+                    arrived_ns = info['received_timestamp'] or time.time_ns()
+                    self._writer.add_message(
+                        channel, arrived_ns, data, info['source_timestamp'] or arrived_ns, topic.count
+                    )
+                    topic.count += 1
+                    self.start_ns = min(self.start_ns or arrived_ns, arrived_ns)
+                    self.end_ns = max(self.end_ns or arrived_ns, arrived_ns)
 
     def _schema(self, type_name: str) -> int:
         if type_name not in self._schemas:
@@ -123,9 +136,10 @@ def record(args: argparse.Namespace) -> None:
                         # Without a publisher its QoS is unknown.
                         if name not in recorder.topics and is_wanted(name, args) and node.count_publishers(name):
                             recorder.subscribe(name, types)
-                rclpy.spin_once(node, timeout_sec=TICK_S)
+                recorder.drain()
+                time.sleep(DRAIN_S)
         except KeyboardInterrupt:
-            pass
+            recorder.drain()
         finally:
             writer.finish()
             write_metadata(folder, file_name, recorder.summary())

@@ -65,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ('-h', '--help'):
         print(help_text())
         return 0
+    # The environment that holds the wheels is a prefix too, and the only one before any setup file is sourced.
+    os.environ['AMENT_PREFIX_PATH'] = os.environ.get('AMENT_PREFIX_PATH') or sys.prefix
     name, *rest = argv
     if name not in COMMANDS:
         print(f"ros2: error: the command '{name}' is missing here. {NOTICE}", file=sys.stderr)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STABLE_S = 0.5
 ANNOUNCEMENT_S = 3.0  # Fast DDS participants announce themselves this often; sooner, a list might lack some
-LONGEST_S = 8.0
+LONGEST_S = 6.0
 ANSWER_S = 5.0
 TICK_S = 0.05
 UNKNOWN_NAME = '_NODE_NAME_UNKNOWN_'
@@ -61,10 +61,13 @@ def listen(node: Node, spin_time_s: float | None = None) -> None:
     start = changed = time.monotonic()
     seen: object = None
     while (now := time.monotonic()) - start < LONGEST_S:
-        names = sorted(node.get_node_names_and_namespaces())
+        # Other command lines come and go; they are hidden.
+        names = sorted(
+            pair for pair in node.get_node_names_and_namespaces() if not is_hidden(pair[0]) or is_unknown(pair)
+        )
         heard = (names, node.get_topic_names_and_types(), node.get_service_names_and_types())
         # A participant is heard before its nodes' names are.
-        if heard != seen or any(name == UNKNOWN_NAME for name, _ in names):
+        if heard != seen or any(map(is_unknown, names)):
             seen, changed = heard, now
         if now - changed > STABLE_S and now - start > ANNOUNCEMENT_S + STABLE_S / 2:
             return
@@ -105,10 +108,15 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith('_') for part in name.split('/'))
 
 
+def is_unknown(pair: tuple[str, str]) -> bool:
+    """Whether a node has been heard and its name has not."""
+    return pair[0] == UNKNOWN_NAME
+
+
 def full_node_names(node: Node, include_hidden: bool = False) -> list[str]:
     """The names of all nodes, sorted; a name that is there twice is listed twice."""
     pairs = node.get_node_names_and_namespaces()
-    names = [f'{namespace.rstrip("/")}/{name}' for name, namespace in pairs if name != UNKNOWN_NAME]
+    names = [f'{namespace.rstrip("/")}/{name}' for name, namespace in pairs if not is_unknown((name, namespace))]
     return sorted(name for name in names if include_hidden or not is_hidden(name))
 
 
@@ -126,7 +134,7 @@ def find_node(node: Node, name: str, spin_time_s: float | None = None) -> str:
     return wanted
 
 
-def topic_type(node: Node, topic: str, limit_s: float = LONGEST_S) -> str:
+def topic_type(node: Node, topic: str, limit_s: float = ANSWER_S) -> str:
     """The type of a topic, as soon as somebody else publishes or subscribes it.
 
     Raises:

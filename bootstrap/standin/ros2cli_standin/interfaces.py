@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -47,11 +46,6 @@ def load(name: str, kind: str) -> Any:
         return getattr(import_module(f'{package}.{kind}'), short)
     except (ImportError, AttributeError):
         raise CommandError(f"the {kind} type '{name}' is not installed; is its package sourced?") from None
-
-
-def check_fields() -> None:
-    """Let messages of types loaded from now on check what is written into their fields; they do not by default."""
-    os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
 
 
 def by_package(kinds: tuple[str, ...] = KINDS) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import time
 from ros2cli_standin import CommandError
 from ros2cli_standin.cli import add_verbs
 from ros2cli_standin.graph import TICK_S, absolute, add_spin_time, await_future, cli_node, is_hidden, listen, wait_until
-from ros2cli_standin.interfaces import check_fields, load
+from ros2cli_standin.interfaces import load
 from ros2cli_standin.yaml_messages import fill, parse
 
 
@@ -62,9 +62,8 @@ def type_(args: argparse.Namespace) -> None:
 
 def call(args: argparse.Namespace) -> None:
     """Call a service as soon as it is there, and print its answer."""
-    check_fields()
     service_class = load(args.service_type, 'srv')
-    request = service_class.Request()
+    request = service_class.Request(check_fields=True)
     values = parse(args.values)
     name = absolute(args.service_name)
     with cli_node() as node:

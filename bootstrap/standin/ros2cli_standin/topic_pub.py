@@ -10,7 +10,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from ros2cli_standin import CommandError, qos
 from ros2cli_standin.graph import TICK_S, absolute, cli_node, wait_until
-from ros2cli_standin.interfaces import check_fields, load
+from ros2cli_standin.interfaces import load
 from ros2cli_standin.yaml_messages import fill, parse
 
 
@@ -22,8 +22,7 @@ def pub(args: argparse.Namespace) -> None:
     """
     if args.rate <= 0:
         raise CommandError(f'the rate must be above zero, got {args.rate:g}')
-    check_fields()
-    message = load(args.message_type, 'msg')()
+    message = load(args.message_type, 'msg')(check_fields=True)
     stamps = fill(message, parse(args.values))
     times = 1 if args.once else args.times
     # Reliable and transient local fits every subscriber.

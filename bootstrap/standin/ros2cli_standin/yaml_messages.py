@@ -86,7 +86,7 @@ def fill(message: Any, values: Mapping[str, Any], where: str = '') -> list[Any]:
     """Set fields of a message from plain values.
 
     Args:
-        message: the message to change.
+        message: the message to change, made with `check_fields=True`, or else it takes any value.
         values: by field; `auto` for a header and `now` for a time stand for the time of publishing.
         where: the path of the message in the outer one, for errors.
 
@@ -110,7 +110,9 @@ def fill(message: Any, values: Mapping[str, Any], where: str = '') -> list[Any]:
         elif hasattr(current, 'get_fields_and_field_types'):
             if not isinstance(value, Mapping):
                 raise CommandError(f"the field '{path}' is a {kind}: it wants a mapping, got {value!r}")
-            stamps += fill(current, value, f'{path}.')
+            checked = type(current)(check_fields=True)
+            stamps += fill(checked, value, f'{path}.')
+            setattr(message, name, checked)
         else:
             try:
                 setattr(message, name, _convert(value, kind, path, stamps))
@@ -131,7 +133,7 @@ def _convert(value: Any, kind: str, path: str, stamps: list[Any]) -> Any:
             return array.array('f' if items == 'float' else 'd', value)
         return [_convert(item, items, f'{path}[{i}]', stamps) for i, item in enumerate(value)]
     if '/' in kind:
-        message = load(kind, 'msg')()
+        message = load(kind, 'msg')(check_fields=True)
         if not isinstance(value, Mapping):
             raise TypeError('wants a mapping')
         stamps += fill(message, value, f'{path}.')

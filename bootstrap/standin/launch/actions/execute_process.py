@@ -149,10 +149,10 @@ class ExecuteLocal(Action):
                     context.emit_event_sync(event)
 
             try:
-                await child.start()
+                await child.start(write)
             except OSError as error:
                 logger.error('cannot start process: %s', error)
-                await child.close()
+                child.close()
             else:
                 logger.info('process started with pid [%d]', child.pid)
                 if self._log_cmd:
@@ -161,7 +161,7 @@ class ExecuteLocal(Action):
                 starts += 1
                 if self._stop.is_set():
                     self._end_soon()  # the end came while the process was being started
-                await child.wait(write)
+                await child.wait()
             plan.flush()
             code = NOT_EXECUTABLE if child.returncode is None else child.returncode
             if code == 0:
