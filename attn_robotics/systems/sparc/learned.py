@@ -105,14 +105,23 @@ class LearnedMethod:
 
     def reset(self, instance: Instance, seed: int) -> None:
         """Start an episode."""
-        self._goals = instance.goals
+        self._grid, self._goals = instance.grid, instance.goals.copy()
         self._distances = distance_fields(instance.grid, instance.goals)
         self._near, self._width = neighbours(instance.grid), instance.grid.shape[1]
         self._shield = Shield(instance.grid, self._config)
         self._priorities = Priorities(instance.robots, seed)
         self._rng = np.random.default_rng(seed)
         self._before: NDArray[np.int32] | None = None
+        self._arrived = np.zeros(instance.robots, np.bool_)
         self._policy.reset(instance.grid, instance.goals, self._distances, seed=seed)
+
+    def retarget(self, robots: NDArray[np.intp], goals: NDArray[np.int32]) -> None:
+        """Give some robots (M,) new goals (M, 2) in mid-run."""
+        fields = distance_fields(self._grid, goals)
+        # Arrivals count before the new goals do.
+        self._arrived[robots] = True
+        self._goals[robots], self._distances[robots] = goals, fields
+        self._policy.set_goals(goals, fields, robots)
 
     def act(self, cells: NDArray[np.int32]) -> NDArray[np.int8]:
         """Ask the policy, then the rule."""
@@ -120,7 +129,8 @@ class LearnedMethod:
         if self._before is not None:
             executed = (cells - self._before)[:, None] == MOVES  # (N, 5, 2)
             last_actions = executed.all(axis=2).argmax(axis=1).astype(np.int8)
-            self._priorities.update((cells == self._goals).all(axis=1))
+            self._priorities.update((cells == self._goals).all(axis=1) | self._arrived)
+            self._arrived[:] = False
         log_probs = self._policy.step(cells, last_actions)
         self._before = cells
         if self._rule in ('one_winner', 'all_stay'):

@@ -198,6 +198,14 @@ def test_suites_hold_the_cases_of_the_results_table():
     assert suites.build('scale', (0,), drawn=True)[-1].steps == 768
 
 
+def test_shield_settings_are_read_and_checked():
+    config = evaluate.parse_shield('distance_weight=0.5,swap=false')
+    assert (config.distance_weight, config.swap, config.temperature) == (0.5, False, 1.0)
+    for wrong in ('speed=1', 'swap=maybe', 'temperature=-1'):
+        with pytest.raises(SystemExit):
+            evaluate.main(['--shield', wrong])
+
+
 def test_frozen_sets_ship_and_know_which_instances_have_a_solution():
     paths = sorted(suites.SHIPPED.glob('*.npz'))
     assert 'pogema_128x40_0.30.npz' in [path.name for path in paths]
