@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.config import SparcConfig
