@@ -84,7 +84,8 @@ def step_rewards(
     own = np.where(at_goal, worth.on_goal, np.where(executed == STAY, worth.stay_off_goal, worth.move))
     own = np.where(wishes != executed, worth.collision, own) + settings.progress * gained
     mean = np.bincount(fleet, own) / np.bincount(fleet)
-    return ((1 - settings.shared) * own + settings.shared * mean[fleet]).astype(np.float32)
+    rewards: NDArray[np.float32] = ((1 - settings.shared) * own + settings.shared * mean[fleet]).astype(np.float32)
+    return rewards
 
 
 def advantages(rewards: Tensor, values: Tensor, discount: float, trace: float) -> Tensor:
