@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_robotics.simulation.instances import random_instance
-from attn_robotics.systems.sparc import train
+from attn_robotics.systems.sparc import train, validation
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
 from attn_robotics.systems.sparc.distance_fields import distance_fields
 from attn_robotics.systems.sparc.gridworld import count_conflicts
-from attn_robotics.systems.sparc.train import Trainer, main, team_mix, validate
+from attn_robotics.systems.sparc.reinforce import PpoConfig, Reinforcer, advantages, step_rewards
+from attn_robotics.systems.sparc.train import Trainer, main, team_mix
+from attn_robotics.systems.sparc.validation import validate
 from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.loop import TimeBudget, cosine_rate
@@ -210,10 +212,73 @@ def test_the_time_budget_counts_earlier_runs_and_ends_on_interrupt() -> None:
         assert budget.is_over
 
 
+def reinforcer(monkeypatch) -> Reinforcer:
+    monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(16, 1, (8, 12), (0.1, 0.3))])
+    return Reinforcer(trainer(), PpoConfig(steps=4))
+
+
+def test_the_first_importance_ratios_are_one(monkeypatch) -> None:
+    """Every window of a rollout is recomputed from what its decisions saw: distances, messages, history."""
+    learn = reinforcer(monkeypatch)
+    for _ in range(2):  # the second rollout starts from messages that are not zero
+        for lane in learn.trainer.lanes:
+            rollout = learn.collect(lane)
+            gains = advantages(rollout.rewards, rollout.values, 0.99, 0.95)
+            for window in range(2):
+                _, ratio, _ = learn.loss(lane, rollout, gains, window)
+                assert (ratio - 1).abs().max() < 1e-4
+    assert rollout.messages[1].abs().max() > 0
+
+
+def test_recomputing_with_other_messages_would_be_noticed(monkeypatch) -> None:
+    learn = reinforcer(monkeypatch)
+    lane = learn.trainer.lanes[0]
+    rollout = learn.collect(lane)
+    rollout.messages[1] = torch.randn_like(rollout.messages[1])
+    _, ratio, _ = learn.loss(lane, rollout, rollout.rewards, 1)
+    assert (ratio - 1).abs().max() > 1e-4
+
+
+def test_a_rollout_and_its_updates_change_the_policy_and_the_value(monkeypatch) -> None:
+    learn = reinforcer(monkeypatch)
+    before = [parameter.clone() for parameter in learn.trainer.network.parameters()]
+    loss, agreement = learn.update(1e-3)
+    assert np.isfinite(loss)
+    assert 0 <= agreement <= 1
+    assert learn.trainer.step == 2 * 2 * 2
+    changed = {
+        name
+        for (name, parameter), old in zip(learn.trainer.network.named_parameters(), before, strict=True)
+        if not torch.equal(parameter, old)
+    }
+    assert {'policy.0.weight', 'value.0.0.weight', 'next_message.weight'} <= changed
+
+
+def test_advantages_equal_their_sum_of_discounted_surprises() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(6, 3, generator=generator), torch.randn(7, 3, generator=generator)
+    surprise = rewards + 0.9 * values[1:] - values[:-1]
+    expected = torch.stack(
+        [sum((0.9 * 0.8) ** (later - step) * surprise[later] for later in range(step, 6)) for step in range(6)]
+    )
+    torch.testing.assert_close(advantages(rewards, values, 0.9, 0.8), expected)
+
+
+def test_rewards_follow_the_table_and_are_shared_within_a_team_only() -> None:
+    plain = PpoConfig(shared=0.0)
+    wishes, executed = np.array([0, 1, 4, 4]), np.array([0, 4, 4, 4])
+    at_goal, fleet = np.array([False, False, False, True]), np.array([0, 0, 1, 1])
+    gained = np.array([1.0, 0.0, 0.0, 0.0])
+    own = step_rewards(wishes, executed, gained, at_goal, fleet, plain)
+    np.testing.assert_allclose(own, [-0.2, -2.0, -0.3, 0.0], atol=1e-6)
+    shared = step_rewards(wishes, executed, gained, at_goal, fleet, PpoConfig(shared=1.0))
+    np.testing.assert_allclose(shared, [-1.1, -1.1, -0.15, -0.15], atol=1e-6)
+
+
 @pytest.mark.timeout(110)
 def test_the_command_trains_resumes_and_prints_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(4, 1, (5, 7), (0.0, 0.2))])
-    monkeypatch.setattr(train, 'QUICK_TABLE', [(2, 6, 0.0, SHIELD, 1.0, 0.5)])
+    monkeypatch.setattr(validation, 'QUICK_TABLE', [(2, 6, 0.0, SHIELD, 1.0, 0.5)])
     settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--window', '2', '--device', 'cpu']
     arguments = ['--out', str(tmp_path), '--minutes', '0.01', *settings_, '--bc-share', '0']
     assert main([*arguments, '--seeds', '0']) == 0
