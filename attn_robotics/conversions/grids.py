@@ -54,7 +54,7 @@ def from_occupancy_grid(
         unknown_is_obstacle: what cells of value -1 become.
 
     Raises:
-        GridError: empty, rotated or inconsistent map.
+        GridError: empty, rotated or inconsistent map, or one that lies nowhere.
     """
     info = message.info
     height, width = int(info.height), int(info.width)
@@ -65,6 +65,11 @@ def from_occupancy_grid(
     turn = info.origin.orientation
     if math.hypot(turn.x, turn.y, turn.z) > 1e-3:
         raise GridError('map origin is rotated; publish it aligned with its frame')
+    place = (info.resolution, info.origin.position.x, info.origin.position.y)
+    if not (all(map(math.isfinite, place)) and info.resolution > 0):
+        raise GridError(
+            f'map resolution must be a positive number and its origin finite, got {place[0]} m at {place[1:]}'
+        )
     data = np.frombuffer(message.data, dtype=np.int8).reshape(height, width)
     grid = data >= threshold
     if unknown_is_obstacle:

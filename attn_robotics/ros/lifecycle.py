@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import rclpy
@@ -104,6 +106,11 @@ class AttnNode(LifecycleNode):
             self._last_error = f'{what}: {line}'
             self.get_logger().error(self._last_error)
             return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            # rclpy would turn it into a failed transition without a word.
+            self._last_error = f'{what}: {type(error).__name__}: {error}'
+            self.get_logger().error(f'{self._last_error}\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
         self._last_error = ''
         return TransitionCallbackReturn.SUCCESS
 
@@ -115,8 +122,10 @@ class AttnNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read parameters, then `configure`; a failure leaves the node unconfigured with nothing held."""
         result = self._guard('cannot configure', self._read_parameters, self.configure)
-        if result != TransitionCallbackReturn.SUCCESS:
-            self._guard('cannot release', self.release) if self.params is not None else None
+        if result != TransitionCallbackReturn.SUCCESS and self.params is not None:
+            reason = self._last_error
+            self._guard('cannot release', self.release)
+            self._last_error = reason  # what diagnostics go on showing
         return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -197,7 +206,7 @@ def run_node(kind: type[AttnNode], args: list[str] | None = None) -> int:
     """
     argv = sys.argv if args is None else args
     parser = argparse.ArgumentParser(
-        prog=f'ros2 run attn_robotics {kind.__module__.rsplit(".", 1)[-1]}',
+        prog=f'ros2 run attn_robotics {Path(sys.modules[kind.__module__].__file__ or kind.NAME).stem}',
         description=sys.modules[kind.__module__].__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='parameters (--ros-args -p name:=value):\n' + _parameter_help(kind),
@@ -207,7 +216,11 @@ def run_node(kind: type[AttnNode], args: list[str] | None = None) -> int:
     if args is None:
         atexit.register(_leave_at_once)
     # Our own handlers: rclpy's would invalidate the context before robots have been told to stop.
-    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # rclpy publishes no narrower kind for arguments it cannot read
+        print(f'{parser.prog}: cannot read the ROS arguments: {" ".join(str(error).split())}', file=sys.stderr)
+        return 2
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

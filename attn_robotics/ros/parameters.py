@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -86,8 +86,11 @@ def coerce(field: dataclasses.Field[Any], kind: Any, value: Any) -> Any:
         value = float(value)
     if kind in (list[str], list[float], list[int]):
         item = kind.__args__[0]
-        value = [float(v) if item is float and type(v) is int else v for v in value] if value is not None else []
-        fits = all(type(v) is item for v in value)
+        given = [] if value is None else value
+        fits = not isinstance(given, str | bytes) and isinstance(given, Iterable)
+        if fits:
+            value = [float(v) if item is float and type(v) is int else v for v in given]
+            fits = all(type(v) is item and v == v for v in value)
     else:
         fits = type(value) is kind
     low, high, choices = field.metadata['low'], field.metadata['high'], field.metadata['choices']
@@ -147,6 +150,7 @@ class Parameters:
                 near = ', '.join(sorted(self._fields))
                 self.problems[name] = f"unknown parameter '{name}'; this node has: {near}"
         node.add_on_set_parameters_callback(self._check)
+        node.add_post_set_parameters_callback(self._settle)
         self._node = node
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -158,8 +162,12 @@ class Parameters:
                 coerce(field, self._hints[parameter.name], parameter.value)
             except ParameterError as error:
                 return SetParametersResult(successful=False, reason=str(error))
-            self.problems.pop(parameter.name, None)
         return SetParametersResult(successful=True)
+
+    def _settle(self, parameters: list[Parameter]) -> None:
+        """Forget the problems of parameters that have a good value now; only once the whole set was accepted."""
+        for parameter in parameters:
+            self.problems.pop(parameter.name, None)
 
     def read(self) -> Any:
         """Read all values into a new instance of the dataclass."""

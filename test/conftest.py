@@ -1,0 +1,153 @@
+"""What all tests share: a ROS domain of their own on the loopback interface, and single-threaded mathematics."""
+
+import atexit
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+BASE_PORT, PORTS_A_DOMAIN, LAST_DOMAIN = 7400, 250, 100  # DDS: domain d owns 7400 + 250 d and the ports after it
+
+
+def take_domain() -> tuple[int, socket.socket]:
+    """A ROS domain that nobody on this machine uses, held by a socket as long as this process lives."""
+    for offset in range(LAST_DOMAIN):
+        domain = 1 + (os.getpid() + offset) % LAST_DOMAIN
+        first = BASE_PORT + PORTS_A_DOMAIN * domain
+        lock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            lock.bind(('127.0.0.1', first + PORTS_A_DOMAIN - 1))  # no participant comes that far
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.bind(('0.0.0.0', first + 10))  # the first participant of a domain listens here
+        except OSError:
+            lock.close()
+            continue
+        return domain, lock
+    raise RuntimeError(f'all {LAST_DOMAIN} ROS domains are in use on this machine')
+
+
+# Before anything imports rclpy or torch; processes that tests start inherit it.
+_DOMAIN, _LOCK = take_domain()
+atexit.register(_LOCK.close)
+os.environ |= {
+    'ROS_DOMAIN_ID': str(_DOMAIN),
+    'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    'ROS_LOG_DIR': tempfile.mkdtemp(prefix='attn_robotics_log_'),
+    'RCUTILS_COLORIZED_OUTPUT': '0',
+    'OMP_NUM_THREADS': '1',
+    'PYTHONUNBUFFERED': '1',
+}
+
+
+@pytest.fixture(scope='session')
+def ros_domain() -> int:
+    """The ROS domain of these tests."""
+    return _DOMAIN
+
+
+class Graph:
+    """Nodes of one process and what drives them: add nodes, wait for conditions, read what was logged."""
+
+    LIMIT_S = 30.0  # a condition that takes longer is not met; only failing tests wait that long
+
+    def __init__(self, capfd: Any) -> None:
+        import rclpy
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.signals import SignalHandlerOptions
+
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        self.executor = SingleThreadedExecutor()
+        self.tester = rclpy.create_node('tester')
+        self.executor.add_node(self.tester)
+        self._started: list[Any] = []
+        self._publishers: dict[str, Any] = {}
+        self._capfd, self._log = capfd, ''
+
+    def start(self, kind: Any, *, namespace: str = '', cli_args: list[str] | None = None, **parameters: Any) -> Any:
+        """Construct a node of ours; it configures and activates itself once something spins."""
+        from rclpy.parameter import Parameter
+
+        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
+        node = kind(parameter_overrides=overrides, namespace=namespace, cli_args=cli_args)
+        self.executor.add_node(node)
+        self._started.append(node)
+        return node
+
+    def stop(self, node: Any) -> None:
+        """Close a node as its executable does."""
+        self._started.remove(node)
+        self.executor.remove_node(node)
+        node.close()
+        node.destroy_node()
+
+    def until(self, condition: Callable[[], object], what: str = 'the condition', limit_s: float = LIMIT_S) -> None:
+        """Spin until a condition holds.
+
+        Raises:
+            AssertionError: it does not hold in time; with what was logged meanwhile.
+        """
+        end = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < end, f'{what} did not come true in {limit_s:g} s; logged:\n{self.log()}'
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def settle(self) -> None:
+        """Spin until nothing is left to do for a moment: for what must NOT happen."""
+        for _ in range(10):
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def state(self, node: Any) -> str:
+        """Lifecycle state of a node."""
+        return str(node._state_machine.current_state[1])
+
+    def hear(self, kind: Any, topic: str, qos: Any = 10) -> list[Any]:
+        """A list that fills with the messages of a topic."""
+        heard: list[Any] = []
+        self.tester.create_subscription(kind, topic, heard.append, qos)
+        return heard
+
+    def say(self, message: Any, topic: str, qos: Any = 10) -> None:
+        """Publish, once somebody listens."""
+        if topic not in self._publishers:
+            self._publishers[topic] = self.tester.create_publisher(type(message), topic, qos)
+        publisher = self._publishers[topic]
+        self.until(lambda: publisher.get_subscription_count(), f'somebody who listens to {topic}')
+        publisher.publish(message)
+
+    def log(self) -> str:
+        """Everything that was logged so far."""
+        captured = self._capfd.readouterr()
+        self._log += captured.out + captured.err
+        return self._log
+
+    def errors(self) -> list[str]:
+        """Logged errors."""
+        return [line for line in self.log().splitlines() if '[ERROR]' in line]
+
+    def warnings(self) -> list[str]:
+        """Logged warnings."""
+        return [line for line in self.log().splitlines() if '[WARN]' in line]
+
+    def close(self) -> None:
+        """End every node."""
+        import rclpy
+
+        for node in list(self._started):
+            self.stop(node)
+        self.executor.remove_node(self.tester)
+        self.tester.destroy_node()
+        self.executor.shutdown()
+        rclpy.try_shutdown()
+
+
+@pytest.fixture
+def graph(capfd: pytest.CaptureFixture[str]) -> Iterator[Graph]:
+    """A ROS graph in this process."""
+    pytest.importorskip('rclpy')
+    graph = Graph(capfd)
+    yield graph
+    graph.close()
