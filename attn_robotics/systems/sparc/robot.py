@@ -12,7 +12,9 @@ an obstacle; a robot that comes back says hello and is taken in the same way.
 
 from __future__ import annotations
 
+import time
 import zlib
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -130,12 +132,16 @@ class RobotAgent:
         self._previous: Note | None = None  # the own one
         self._recent: dict[str, tuple[Cell, ...]] = {}
         self._action: int | None = None
+        self._shield_ms = 0.0
         self._graph: ExecutionGraph | None = None
         self._controller = CellController(1, limits)
         self._decided_s = -np.inf
         self._regroups = False
         self.attention: Mapping[str, NDArray[np.float32]] = {}
         self.need_attention = False
+        self.heard_cells = np.zeros((0, 2), np.int32)  # where everybody of the team stood, behind `attention`
+        self.decision_ms = 0.0  # newest decision: network and shield [ms]
+        self._durations_ms: deque[float] = deque(maxlen=1000)
         self.mismatch = ''
 
     # Inputs.
@@ -245,6 +251,14 @@ class RobotAgent:
     def planned(self) -> Cell | None:
         """Own planned cell."""
         return None if self.note is None else self.note.cell
+
+    @property
+    def percentiles_ms(self) -> tuple[float, float]:
+        """p50 and p99 of the last decisions [ms]."""
+        if not self._durations_ms:
+            return 0.0, 0.0
+        p50, p99 = np.percentile(self._durations_ms, [50, 99])
+        return float(p50), float(p99)
 
     @property
     def has_arrived(self) -> bool:
@@ -385,7 +399,8 @@ class RobotAgent:
     def _prepare_step(self, step: int) -> None:
         """Run the network for one step and put the result into the note."""
         assert self._graph is not None and self.note is not None and self.goal is not None
-        cells = self._graph.planned()
+        start = time.perf_counter()
+        cells = self.heard_cells = self._graph.planned()
         goals = np.array([self._last[name].goal for name in self._team], np.int32)
         embeddings = np.stack([self._last[name].embedding for name in self._team])
         if step == HELLO + 1:
@@ -397,6 +412,8 @@ class RobotAgent:
             cell, Heard(cells, goals, embeddings), self._action, need_attention=self.need_attention
         )
         self.attention = self._policy.attention() if self.need_attention else {}
+        self.decision_ms = (time.perf_counter() - start) * 1e3 + self._shield_ms
+        self._durations_ms.append(self.decision_ms)
         self.step, self._previous = step, self.note
         self.note = Note(
             self.name,
@@ -426,6 +443,7 @@ class RobotAgent:
             self.mismatch = 'plans differ between robots; starting over'
             self._regroup(self.epoch + 1, self.mismatch, notes)
             return
+        start = time.perf_counter()
         goals = np.array([note.goal for note in team], np.int32)
         distances = np.stack([self._field(note.goal) for note in team])
         actions = self._shield.decide(
@@ -437,6 +455,7 @@ class RobotAgent:
             rng=np.random.default_rng([self.config.seed, self.epoch, self.step]),
             frozen=np.array([note.frozen for note in team]),
         )
+        self._shield_ms = (time.perf_counter() - start) * 1e3
         next_cells = cells + MOVES[actions]
         self._graph.append(next_cells)
         self._action = int(actions[self._place])
