@@ -29,7 +29,7 @@ from attn_robotics.systems.sparc.lanes import Lane, forward, gumbel_like
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.reinforce import Reinforcer
 from attn_robotics.systems.sparc.validation import RULE_NAMES, print_table
-from attn_robotics.training.checkpoint import load_checkpoint, save_checkpoint
+from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, read_facts, save_checkpoint
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
@@ -195,11 +195,16 @@ def main(arguments: list[str] | None = None) -> int:
         help='bc: the expert drives throughout; mappo: after --resume',
     )
     parser.add_argument('--bc-share', type=float, default=0.08, help='share of the schedule before the policy drives')
-    parser.add_argument('--preset', choices=('default', 'small', 'paper'), default='default', help='network')
+    parser.add_argument(
+        '--preset',
+        choices=('default', 'small', 'paper'),
+        default='default',
+        help='network; a resumed run keeps its own',
+    )
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a network setting')
     parser.add_argument('--rows', type=int, default=64, help='rows of 128 robots per lane (two lanes)')
     parser.add_argument('--window', type=int, default=4, help='steps per update, through which gradients flow')
-    parser.add_argument('--rate', type=float, default=7e-4, help='peak learning rate')
+    parser.add_argument('--rate', type=float, default=7e-4, help='peak learning rate; about 1e-4 for mappo')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument(
@@ -209,11 +214,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--save-every', type=float, default=60.0, help='seconds between checkpoints')
     parser.add_argument('--seeds', type=int, default=100, help='instances per row of the closing table, 0 for none')
     parser.add_argument('--table-seconds', type=float, default=120.0, help='time limit of the closing table')
-    parser.add_argument('--compile', action='store_true', help='torch.compile the network (CUDA)')
     options = parser.parse_args(arguments)
 
+    try:
+        return _run(options)
+    except (CheckpointError, ValueError) as error:
+        print(f'train: {error}', file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
     preset = {'default': SparcConfig, 'small': SparcConfig.small, 'paper': SparcConfig.paper}[options.preset]
     config = replace(preset(), **_settings(options.set))
+    if options.resume:  # a checkpoint knows its network
+        config = SparcConfig.from_dict(read_facts(options.resume)['config'])
     device = torch.device(options.device)
     torch.set_float32_matmul_precision('high')
     # Threads that return from compiled code must not wait 5 ms for the one that launches GPU work.
@@ -237,8 +251,6 @@ def main(arguments: list[str] | None = None) -> int:
     learn = trainer.update
     if options.stage == 'mappo':
         learn = Reinforcer(trainer).update
-    if options.compile:
-        trainer.network.forward = torch.compile(trainer.network.forward)  # type: ignore[method-assign]
     options.out.mkdir(parents=True, exist_ok=True)
     curves = Curves(options.out / 'curves.csv')
     schedule = 60 * (options.schedule_minutes or options.minutes + spent / 60)

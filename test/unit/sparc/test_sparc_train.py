@@ -283,10 +283,14 @@ def test_the_command_trains_resumes_and_prints_a_table(tmp_path: Path, monkeypat
     arguments = ['--out', str(tmp_path), '--minutes', '0.01', *settings_, '--bc-share', '0']
     assert main([*arguments, '--seeds', '0']) == 0
     before = json.loads((tmp_path / 'checkpoint.json').read_text())
-    assert main([*arguments, '--seeds', '2', '--resume', str(tmp_path)]) == 0
+    resumed = [*arguments[:4], '--seeds', '2', '--window', '2', '--device', 'cpu', '--stage', 'mappo', '--resume']
+    assert main([*resumed, str(tmp_path)]) == 0
     after = json.loads((tmp_path / 'checkpoint.json').read_text())
     assert after['step'] > before['step']
     assert after['facts']['robot_steps'] > before['facts']['robot_steps']
     assert 'success' in capsys.readouterr().out
+    assert after['facts']['config']['width'] == 16
+    assert main([*arguments, '--resume', str(tmp_path / 'nowhere')]) == 2
+    assert 'start without --resume' in capsys.readouterr().err
     with pytest.raises(SystemExit, match='no SPARC setting'):
         main(['--set', 'colour=3'])
