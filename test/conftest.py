@@ -1,6 +1,7 @@
 """What all tests share: a ROS domain of their own on the loopback interface, and single-threaded mathematics."""
 
 import atexit
+import importlib.util
 import os
 import socket
 import tempfile
@@ -41,6 +42,14 @@ os.environ |= {
     'OMP_NUM_THREADS': '1',
     'PYTHONUNBUFFERED': '1',
 }
+
+HAS_ROS = importlib.util.find_spec('rclpy') is not None
+collect_ignore = [] if HAS_ROS else ['unit/ros', 'node', 'launch', 'end_to_end']
+
+
+def pytest_report_header() -> str:
+    """Say in which domain the tests talk, or that those that need ROS are left out."""
+    return f'ROS domain {_DOMAIN}' if HAS_ROS else 'no rclpy: tests that need ROS are left out (source setup.bash)'
 
 
 @pytest.fixture(scope='session')

@@ -47,6 +47,15 @@ class RobotTransforms:
             if (pose := self.pose(robot)) is not None:
                 yield robot, pose
 
+    def strangers(self, message: TFMessage) -> list[str]:
+        """Names in a message that look like robots of a fleet, by their `<name>/base_link`, but are not ours."""
+        children = (transform.child_frame_id for transform in message.transforms)
+        return [
+            child.removesuffix('/base_link')
+            for child in children
+            if child.endswith('/base_link') and child not in self._robot_of
+        ]
+
     def pose(self, robot: int) -> Pose | None:
         """Map-frame pose of a robot, None while a link is missing."""
         inner = self._inner[robot]

@@ -168,9 +168,7 @@ class EmbeddedSimulatorNode(AttnNode):
             if now - since >= 1.0:
                 self._real_time_factor = (simulator.time - since_s) / (now - since)
                 since, since_s = now, simulator.time
-            factor = self._parameters_source.read().real_time_factor if tick % 50 == 0 else p.real_time_factor
-            if factor != p.real_time_factor:
-                p = self.params = self._parameters_source.read()
+            factor = self.params.real_time_factor  # may be set at run time
             if factor > 0:
                 due = max(due + CLOCK_PERIOD_S / factor, now - 0.1)  # never sprint to catch up for long
                 if due > now:

@@ -41,7 +41,9 @@ class MissionParams(WorldParams):
     out: str = param('', 'Folder for summary.json, run.png and run.gif; empty writes nothing.', read_only=True)
     timeout_s: float = param(900.0, 'Give up after this time [simulated s].', low=1.0, high=1e6, read_only=True)
     lifelong: bool = param(False, 'Send a robot to a new goal whenever it arrives, until the time-out.', read_only=True)
-    frame_rate: float = param(4.0, 'Frames kept for picture and video [per simulated s].', low=0.5, high=20.0)
+    frame_rate: float = param(
+        4.0, 'Frames kept for picture and video [per simulated s].', low=0.5, high=20.0, read_only=True
+    )
     exit_when_done: bool = param(True, 'End the process when the mission is over.', read_only=True)
 
 

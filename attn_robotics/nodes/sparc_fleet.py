@@ -34,7 +34,7 @@ from attn_robotics.ros.worker import LatestWorker
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.fleet import LOST, Decision, Fleet, FleetConfig, FleetError, Proposal
 from attn_robotics.systems.sparc.motion import MotionLimits
-from attn_robotics.systems.sparc.policy import SparcPolicy
+from attn_robotics.systems.sparc.policy import SparcPolicy, WeightsError
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
 
 
@@ -52,8 +52,12 @@ class SparcFleetParams:
     max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
     max_turn_rate: float = param(2.0, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
     horizon: int = param(4, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
-    lost_s: float = param(2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0)
-    stall_s: float = param(3.0, 'Without progress for this long a robot is planned around [s].', low=0.5, high=60.0)
+    lost_s: float = param(
+        2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0, read_only=True
+    )
+    stall_s: float = param(
+        3.0, 'Without progress for this long a robot is planned around [s].', low=0.5, high=60.0, read_only=True
+    )
     attention_top_k: int = param(0, 'Keys of each row on ~/attention; 0 sends all.', low=0, high=1024)
     attention_layer: int = param(-1, 'Communication layer to show; -1 is the last.', low=-1, high=63)
     seed: int = param(0, 'Of priorities and random ties.', low=0, high=2**31 - 1, read_only=True)
@@ -64,6 +68,7 @@ class SparcFleet(AttnNode):
 
     NAME = 'sparc'
     Params = SparcFleetParams
+    EXPECTED = (*AttnNode.EXPECTED, WeightsError)
     params: SparcFleetParams
 
     def configure(self) -> None:
@@ -163,12 +168,18 @@ class SparcFleet(AttnNode):
                 self.drop('pose is not a number', self._names[robot])
                 continue
             self._fleet.observe(robot, pose, self._now_s())
+        for name in self._transforms.strangers(message):
+            self.drop('pose of an unknown robot', f'{name}; robots are {self._names[0]} to {self._names[-1]}')
 
     def _on_goal(self, robot: int, message: PoseStamped) -> None:
         if message.header.frame_id not in ('', self.params.map_frame):
             self.drop('goal in another frame', f'{self._names[robot]}: {message.header.frame_id}')
             return
-        self._goals[robot] = (message.pose.position.x, message.pose.position.y)
+        goal = (message.pose.position.x, message.pose.position.y)
+        if not np.isfinite(goal).all():
+            self.drop('goal is not a number', self._names[robot])
+            return
+        self._goals[robot] = goal
         if self._fleet is not None:
             self._send_goal(robot)
 

@@ -19,6 +19,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from attn_robotics.ros import qos
@@ -53,6 +54,7 @@ class AttnNode(LifecycleNode):
         super().__init__(self.NAME, **options)
         self._parameters_source = Parameters(self, self.Params)
         self.params: Any = None
+        self.add_post_set_parameters_callback(self._refresh)
         self.dropped: Counter[str] = Counter()
         self.exit_code = 0  # what the process ends with
         self.is_done = False  # set it to end the process
@@ -118,6 +120,11 @@ class AttnNode(LifecycleNode):
         if self._parameters_source.problems:
             raise ParameterError('; '.join(self._parameters_source.problems.values()))
         self.params = self._parameters_source.read()
+
+    def _refresh(self, changed: list[Parameter]) -> None:
+        """Follow parameters that are set at run time; those that must not change are read-only."""
+        if self.params is not None:
+            self.params = self._parameters_source.read()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read parameters, then `configure`; a failure leaves the node unconfigured with nothing held."""

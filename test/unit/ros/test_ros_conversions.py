@@ -5,20 +5,18 @@ import math
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Quaternion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-
-pytestmark = pytest.mark.ros
-pytest.importorskip('rclpy')
-
-from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Quaternion
 from nav_msgs.msg import OccupancyGrid
 
 from attn_robotics.conversions import attention, grids, poses, stamps
 from attn_robotics.conversions.transforms import RobotTransforms
 from attn_robotics.simulation.grid import GridFrame, parse_grid
+
+pytestmark = pytest.mark.ros
 
 QUICK = settings(max_examples=50, deadline=None)
 STAMP = Time(sec=3, nanosec=4)
@@ -160,6 +158,8 @@ def test_frames_of_others_are_passed_over():
     fleet = RobotTransforms(['r0'], 'map')
     assert list(fleet.take(moved([[0, 0, 0]] * 2, ['camera', 'r0/odom'], ['r0/base_link', 'earth']))) == []
     assert fleet.missing() == ['r0']
+    stranger = moved([[0, 0, 0]] * 2, ['r7/base_link', 'camera'], ['map', 'map'])
+    assert fleet.strangers(stranger) == ['r7']
 
 
 # Attention.

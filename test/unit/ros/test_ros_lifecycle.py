@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.ros
-pytest.importorskip('rclpy')
-
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import String
 
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError
 from attn_robotics.ros.parameters import param
+
+pytestmark = pytest.mark.ros
 
 
 @dataclass(frozen=True)

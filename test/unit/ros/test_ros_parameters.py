@@ -4,15 +4,13 @@ import math
 from dataclasses import dataclass
 
 import pytest
-
-pytestmark = pytest.mark.ros
-pytest.importorskip('rclpy')
-
 from rcl_interfaces.msg import ParameterType
 from rclpy.parameter import Parameter
 
 from attn_robotics.ros.lifecycle import AttnNode
 from attn_robotics.ros.parameters import ParameterError, coerce, param, table
+
+pytestmark = pytest.mark.ros
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class DemoParams:
     least: int = param(5, 'At least one.', low=1)
     mode: str = param('slow', 'How fast.', choices=('slow', 'fast'))
     port: str = param('', 'Where to connect.', read_only=True)
-    names: list[str] = param(['a'], 'Who.')
-    weights: list[float] = param([1.0], 'How much.')
+    names: list[str] = param(['a'], 'Who.')  # noqa: RUF009
+    weights: list[float] = param([1.0], 'How much.')  # noqa: RUF009
 
 
 class Demo(AttnNode):

@@ -4,8 +4,6 @@ import threading
 
 import pytest
 
-pytest.importorskip('rclpy')
-
 from attn_robotics.ros.worker import LatestWorker
 
 LIMIT_S = 20.0

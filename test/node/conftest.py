@@ -1,0 +1,104 @@
+"""A floor on which node tests stand their robots, without physics."""
+
+import math
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Twist
+from tf2_msgs.msg import TFMessage
+
+from attn_robotics.conversions.grids import to_occupancy_grid
+from attn_robotics.conversions.poses import to_pose_stamped, to_transforms
+from attn_robotics.ros import qos
+from attn_robotics.simulation.grid import GridFrame
+from attn_robotics.systems.sparc.config import SparcConfig
+from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.weights_file import write_weights
+
+PERIOD_S = 0.05
+
+
+class Floor:
+    """A map drawn as text, robots A, B, ... on it and their goals a, b, ...; robots go where cmd_vel sends them."""
+
+    def __init__(self, graph, drawing):
+        rows = drawing.strip().split('\n')
+        self.grid = np.array([[letter == '#' for letter in row] for row in rows])
+        self.frame = GridFrame(*self.grid.shape)
+        cells = {letter: (r, c) for r, row in enumerate(rows) for c, letter in enumerate(row) if letter.isalpha()}
+        letters = sorted(letter for letter in cells if letter.isupper())
+        self.names = [f'robot_{index}' for index in range(len(letters))]
+        self.goals = self.frame.to_xy(np.array([cells[letter.lower()] for letter in letters]))
+        xy = self.frame.to_xy(np.array([cells[letter] for letter in letters]))
+        self.poses = np.concatenate([xy, np.zeros((len(letters), 1))], axis=1)
+        self.velocities = np.zeros((len(letters), 2))
+        self.commands = [[] for _ in letters]
+        self.hidden = set()
+        self.graph = graph
+        self._tf = graph.tester.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
+        for robot, name in enumerate(self.names):
+            graph.tester.create_subscription(
+                Twist, f'{name}/cmd_vel', lambda message, robot=robot: self._on_command(robot, message), qos.COMMAND
+            )
+        graph.tester.create_timer(PERIOD_S, self._tick)
+
+    def say_map(self):
+        self.graph.say(to_occupancy_grid(self.grid, self.frame), 'map', qos.LATCHED)
+
+    def say_goal(self, robot, xy=None, frame_id='map'):
+        goal = self.goals[robot] if xy is None else xy
+        message = to_pose_stamped(goal, frame_id, Time())
+        self.graph.say(message, f'robot_{robot}/goal_pose', qos.LATCHED)
+
+    def say_all(self):
+        self.say_map()
+        for robot in range(len(self.names)):
+            self.say_goal(robot)
+
+    def transforms(self):
+        seen = [robot for robot in range(len(self.names)) if robot not in self.hidden]
+        children = [f'{self.names[robot]}/base_link' for robot in seen]
+        return to_transforms(self.poses[seen], children, ['map'] * len(seen), Time())
+
+    def _on_command(self, robot, message):
+        self.commands[robot].append((message.linear.x, message.angular.z))
+        self.velocities[robot] = message.linear.x, message.angular.z
+
+    def _tick(self):
+        linear, angular = self.velocities.T
+        yaw = self.poses[:, 2] + angular * PERIOD_S / 2
+        self.poses[:, 0] += linear * np.cos(yaw) * PERIOD_S
+        self.poses[:, 1] += linear * np.sin(yaw) * PERIOD_S
+        self.poses[:, 2] = np.remainder(self.poses[:, 2] + angular * PERIOD_S + math.pi, 2 * math.pi) - math.pi
+        self._tf.publish(self.transforms())
+
+
+@pytest.fixture
+def floor(graph):
+    """Make a floor from a drawing."""
+    return lambda drawing: Floor(graph, drawing)
+
+
+@pytest.fixture(scope='session')
+def small_weights(tmp_path_factory):
+    """A file of tiny random weights with its card."""
+    import torch
+
+    path = tmp_path_factory.mktemp('weights') / 'small.safetensors'
+    torch.manual_seed(0)
+    with torch.no_grad():
+        write_weights(path, SparcNetwork(SparcConfig.small()), {'name': 'random'})
+    return path
+
+
+@pytest.fixture
+def world_file(tmp_path):
+    """Write a world description and return its path."""
+
+    def write(text):
+        path = tmp_path / 'world.yaml'
+        path.write_text(text)
+        return str(path)
+
+    return write

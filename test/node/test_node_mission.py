@@ -1,0 +1,149 @@
+"""The mission node: what it publishes, and how it judges a run."""
+
+import json
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import OccupancyGrid
+from std_msgs.msg import UInt32
+from tf2_msgs.msg import TFMessage
+
+from attn_robotics.conversions.attention import to_attention_map
+from attn_robotics.conversions.grids import from_occupancy_grid
+from attn_robotics.conversions.poses import to_transforms
+from attn_robotics.nodes.mission import MissionNode
+from attn_robotics.ros import qos
+
+pytestmark = pytest.mark.ros
+
+WORLD = """
+map:
+  text: |
+    ..#.
+    ....
+starts: [[0, 0], [1, 0]]
+goals: [[0, 3], [1, 3]]
+"""
+
+
+@pytest.fixture
+def mission(graph, world_file, tmp_path):
+    """Start a mission on a small world, which ends soon."""
+
+    def start(**parameters):
+        options = {'world': world_file(WORLD), 'timeout_s': 20.0, 'out': str(tmp_path / 'out'), **parameters}
+        return graph.start(MissionNode, **options)
+
+    return start
+
+
+def stand(graph, node, xy):
+    """Let the robots stand at positions, as a localisation reports it."""
+    publisher = graph.tester.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
+    rows = np.concatenate([xy, np.zeros((len(xy), 1))], axis=1)
+    names = [f'robot_{robot}/base_link' for robot in range(len(xy))]
+    graph.tester.create_timer(0.05, lambda: publisher.publish(to_transforms(rows, names, ['map'] * len(xy), Time())))
+
+
+def goals_of(node):
+    return node._world.frame.to_xy(node._world.instance.goals)
+
+
+def summary_of(tmp_path):
+    return json.loads((tmp_path / 'out' / 'summary.json').read_text())
+
+
+def test_latecomers_get_map_origins_and_goals(graph, mission):
+    node = mission()
+    graph.until(lambda: graph.state(node) == 'active')
+    maps = graph.hear(OccupancyGrid, 'map', qos.LATCHED)
+    goals = graph.hear(PoseStamped, 'robot_1/goal_pose', qos.LATCHED)
+    static = graph.hear(TFMessage, '/tf_static', qos.TRANSFORMS_STATIC)
+    graph.until(lambda: maps and goals and static, 'latched messages')
+    grid, frame = from_occupancy_grid(maps[0])
+    np.testing.assert_array_equal(grid, node._world.instance.grid)
+    assert frame == node._world.frame and maps[0].header.frame_id == 'map'
+    assert (goals[0].pose.position.x, goals[0].pose.position.y) == tuple(goals_of(node)[1])
+    assert {(t.header.frame_id, t.child_frame_id) for t in static[0].transforms} == {
+        ('map', 'robot_0/odom'), ('map', 'robot_1/odom'),
+    }  # fmt: skip
+
+
+def test_all_on_their_goals_is_a_success(graph, mission, tmp_path):
+    node = mission()
+    graph.until(lambda: graph.state(node) == 'active')
+    stand(graph, node, goals_of(node))
+    graph.until(lambda: node.is_done, 'the end')
+    assert node.exit_code == 0
+    summary = summary_of(tmp_path)
+    assert summary['success'] and summary['arrived'] == summary['robots'] == 2 and summary['contacts'] == 0
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {'summary.json', 'run.png', 'run.gif'}
+    assert 'all robots arrived, nothing touched' in graph.log()
+
+
+def test_time_that_is_up_is_a_failure_which_names_who_is_missing(graph, mission, tmp_path):
+    node = mission(timeout_s=1.0)
+    graph.until(lambda: graph.state(node) == 'active')
+    stand(graph, node, np.stack([goals_of(node)[0], node._world.start_xy[1]]))
+    graph.until(lambda: node.is_done, 'the end')
+    assert node.exit_code == 1 and not summary_of(tmp_path)['success']
+    (line,) = graph.errors()
+    assert 'time is up, not arrived: robot_1' in line
+
+
+def test_a_contact_is_a_failure_even_when_all_arrive(graph, mission, tmp_path):
+    node = mission()
+    graph.until(lambda: graph.state(node) == 'active')
+    graph.say(UInt32(data=2), 'simulator/contacts', qos.LATCHED)
+    graph.until(lambda: node._mission.contacts == 2, 'the contacts')
+    stand(graph, node, goals_of(node))
+    graph.until(lambda: node.is_done, 'the end')
+    assert node.exit_code == 1
+    summary = summary_of(tmp_path)
+    assert summary['contacts'] == 2 and summary['arrived'] == 2 and not summary['success']
+
+
+def test_a_mission_that_never_saw_its_robots_says_so_when_it_ends(graph, mission, tmp_path):
+    node = mission()
+    graph.until(lambda: graph.state(node) == 'active')
+    graph.stop(node)
+    assert node.exit_code == 1 and 'never started: no pose of robot_0, robot_1' in graph.log()
+    assert not summary_of(tmp_path)['success']
+
+
+def test_a_mission_that_stays_does_not_end_the_process(graph, mission):
+    node = mission(exit_when_done=False, out='')
+    graph.until(lambda: graph.state(node) == 'active')
+    stand(graph, node, goals_of(node))
+    graph.until(lambda: node._closed, 'the verdict')
+    assert not node.is_done and node.exit_code == 0
+
+
+def test_lifelong_sends_who_arrives_to_a_new_goal(graph, mission):
+    node = mission(lifelong=True, timeout_s=1e5, out='')
+    goals = graph.hear(PoseStamped, 'robot_0/goal_pose', qos.LATCHED)
+    graph.until(lambda: graph.state(node) == 'active')
+    stand(graph, node, goals_of(node))
+    graph.until(lambda: len(goals) >= 2, 'a new goal')
+    assert goals[-1].pose.position != goals[0].pose.position and not node.is_done
+
+
+@pytest.mark.parametrize('names', [('robot_0', 'robot_9'), ('robot_0', 'robot_1')], ids=['unknown', 'short'])
+def test_an_attention_map_that_makes_no_sense_is_counted(graph, mission, names):
+    node = mission()
+    graph.until(lambda: graph.state(node) == 'active')
+    message = to_attention_map(np.full((1, 2, 2), 0.5), names, names, mechanism='m', layer='l', tick=1, stamp=Time())
+    if 'robot_9' not in names:
+        message.heads = 7
+    graph.say(message, 'sparc/attention')
+    graph.until(lambda: node.dropped['bad attention map'], 'a refusal')
+    assert graph.state(node) == 'active' and len(graph.warnings()) == 1
+
+
+def test_a_result_folder_that_cannot_be_made_is_one_line(graph, mission, tmp_path):
+    (tmp_path / 'file').touch()
+    node = mission(out=str(tmp_path / 'file' / 'out'))
+    graph.until(graph.errors, 'an error line')
+    assert len(graph.errors()) == 1 and graph.state(node) == 'unconfigured'
