@@ -1,0 +1,241 @@
+"""Which requests run next, together, or not at all: deadline-aware batching without threads or clocks of its own.
+
+Requests go by priority, then by deadline, then by arrival. One that could not be answered in time, judged by measured
+costs and the work ahead of it, is refused on arrival: it costs its client nothing and those accepted nothing. One
+whose deadline passes while it waits is dropped. What starts therefore starts before its deadline and takes about what
+was measured, which bounds the latency of the accepted at any load.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from attn_robotics.runtime.errors import EngineError, Reason
+
+if TYPE_CHECKING:
+    from attn_robotics.runtime.requests import Group, Request
+
+_ORDER = attrgetter('order')
+
+
+class CostModel:
+    """Seconds a launch takes, from measurements: mean plus two deviations, by group and power of two of rows."""
+
+    LEARNING_RATE = 0.2
+    OUTLIER = 4.0  # a sample counts as at most this many means: one stall is not a trend
+    MAX_GROUPS = 256  # a client that sends ever new shapes must not fill the memory
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[Group, dict[int, tuple[float, float]]] = OrderedDict()
+
+    def observe(self, group: Group, rows: int, seconds: float) -> None:
+        """Learn from one launch."""
+        buckets = self._groups.setdefault(group, {})
+        self._groups.move_to_end(group)
+        if len(self._groups) > self.MAX_GROUPS:
+            self._groups.popitem(last=False)
+        mean, deviation = buckets.get(bucket := _bucket(rows), (seconds, 0.0))
+        error = min(seconds, self.OUTLIER * mean) - mean
+        rate = self.LEARNING_RATE
+        buckets[bucket] = (mean + rate * error, deviation + rate * (abs(error) - deviation))
+
+    def estimate(self, group: Group, rows: int) -> float:
+        """Upper estimate for one launch [s]; 0 for a group never measured.
+
+        Between measured row counts the larger one's cost is taken; beyond the largest, cost grows with the rows.
+        """
+        buckets = self._groups.get(group)
+        if not buckets:
+            return 0.0
+        bucket = _bucket(rows)
+        sizes = list(buckets)  # at once: another thread may be learning
+        larger = [size for size in sizes if size >= bucket]
+        nearest = min(larger) if larger else max(sizes)
+        mean, deviation = buckets[nearest]
+        return (mean + 2 * deviation) * max(1.0, bucket / nearest)
+
+    def total(self, group: Group, rows: int, max_rows: int) -> float:
+        """Upper estimate for `rows` rows in launches of at most `max_rows` [s]."""
+        full, rest = divmod(rows, max_rows)
+        return full * self.estimate(group, max_rows) + (self.estimate(group, rest) if rest else 0.0)
+
+
+def _bucket(rows: int) -> int:
+    return 1 << (rows - 1).bit_length()
+
+
+@dataclass(eq=False)
+class ModelQueue:
+    """One model's rules and measured costs; requests that share it may share a launch.
+
+    Attributes:
+        max_rows: most rows in one launch.
+        wait_s: how long a request may wait for company when the device is idle [s].
+        limit: most waiting requests.
+    """
+
+    max_rows: int
+    wait_s: float
+    limit: int
+    cost: CostModel = field(default_factory=CostModel)
+
+
+@dataclass(slots=True)
+class Decision:
+    """What `Scheduler.take` found.
+
+    Attributes:
+        batch: requests to run now, of one queue and group; empty when there is nothing to run yet.
+        dropped: requests taken out, each with its reason.
+        wake_s: moment at which a waiting batch comes due, or None.
+    """
+
+    batch: list[Request]
+    dropped: list[tuple[Request, Reason]]
+    wake_s: float | None = None
+
+
+class Scheduler:
+    """The waiting requests of one device stream. Not locked; every moment is passed in.
+
+    Args:
+        workers: batches that run side by side.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self._pending: dict[ModelQueue, list[Request]] = {}
+        self._running: dict[int, float] = {}  # expected ends
+        self._tickets = 0
+
+    def is_idle(self) -> bool:
+        """Whether a request would start at once."""
+        return not self._pending and len(self._running) < self.workers
+
+    def is_hungry(self) -> bool:
+        """Whether requests wait although another worker could run them."""
+        return bool(self._pending) and len(self._running) < self.workers
+
+    def waiting(self) -> int:
+        """Requests not started yet."""
+        return sum(map(len, self._pending.values()))
+
+    def offer(self, request: Request, now: float) -> Request | None:
+        """Accept a request, or refuse it.
+
+        Returns:
+            A request of lower priority that had to leave a full queue, or None.
+
+        Raises:
+            EngineError: `expired`, `queue_full` or `overload`.
+        """
+        if request.deadline < now:
+            raise EngineError('expired', 'the deadline had passed on arrival; send earlier or allow more time')
+        queue = request.queue
+        if not self.is_idle() and (late := now + self._delay(request, now) - request.deadline) > 0:
+            raise EngineError('overload', f'the answer would come {1e3 * late:.1f} ms after the deadline; send less')
+        pending = self._pending.setdefault(queue, [])
+        displaced = None
+        if len(pending) >= queue.limit:
+            if pending[-1].order[0] <= request.order[0]:
+                raise EngineError('queue_full', f'{queue.limit} requests are waiting; send less or raise queue_limit')
+            displaced = pending.pop()
+        insort(pending, request, key=_ORDER)
+        return displaced
+
+    def take(self, now: float) -> Decision:
+        """Choose the next batch and take out what is stale; call `started` before running it."""
+        dropped: list[tuple[Request, Reason]] = []
+        wake_s: float | None = None
+        head: Request | None = None
+        for queue, pending in list(self._pending.items()):
+            self._take_out_stale(queue, pending, now, dropped)
+            if not pending:
+                del self._pending[queue]
+                continue
+            due = self._due(queue, pending)
+            if due > now:
+                wake_s = due if wake_s is None else min(due, wake_s)
+            elif head is None or pending[0].order < head.order:
+                head = pending[0]
+        # A caller that ran its request in its own thread may hold the last place.
+        if head is None or len(self._running) >= self.workers:
+            return Decision([], dropped, wake_s)
+        batch = self._form(head, now)
+        pending = self._pending[head.queue]
+        if len(batch) == len(pending):
+            del self._pending[head.queue]
+        else:
+            chosen = set(map(id, batch))
+            pending[:] = [request for request in pending if id(request) not in chosen]
+        return Decision(batch, dropped, wake_s)
+
+    def take_all(self) -> list[Request]:
+        """Empty the queues, for shutting down."""
+        left = [request for pending in self._pending.values() for request in pending]
+        self._pending.clear()
+        return left
+
+    def started(self, batch: Sequence[Request], now: float) -> int:
+        """Note that a batch runs; returns the ticket for `finished`."""
+        first = batch[0]
+        self._tickets += 1
+        self._running[self._tickets] = now + first.queue.cost.estimate(first.group, sum(r.rows for r in batch))
+        return self._tickets
+
+    def finished(self, ticket: int) -> None:
+        """Note that a batch has ended."""
+        del self._running[ticket]
+
+    def _delay(self, request: Request, now: float) -> float:
+        """Upper estimate of the time until this request is answered: running, ahead of it, and its own batch [s]."""
+        work = sum(max(0.0, end - now) for end in self._running.values())
+        for queue, pending in self._pending.items():
+            rows: dict[Group, int] = {request.group: request.rows} if queue is request.queue else {}
+            for ahead in pending[: bisect_left(pending, request.order, key=_ORDER)]:
+                rows[ahead.group] = rows.get(ahead.group, 0) + ahead.rows
+            work += sum(queue.cost.total(group, count, queue.max_rows) for group, count in rows.items())
+        if request.queue not in self._pending:
+            work += request.queue.cost.total(request.group, request.rows, request.queue.max_rows)
+        return work / self.workers
+
+    @staticmethod
+    def _take_out_stale(
+        queue: ModelQueue, pending: list[Request], now: float, dropped: list[tuple[Request, Reason]]
+    ) -> None:
+        stale = [request for request in pending if request.deadline < now or request.is_cancelled()]
+        if stale:
+            dropped += [(request, 'cancelled' if request.is_cancelled() else 'expired') for request in stale]
+            gone = set(map(id, stale))
+            pending[:] = [request for request in pending if id(request) not in gone]
+
+    @staticmethod
+    def _due(queue: ModelQueue, pending: Sequence[Request]) -> float:
+        """When the head of a queue should start: at once, or when company, patience or slack runs out."""
+        head = pending[0]
+        if not queue.wait_s:
+            return head.arrived
+        rows = sum(request.rows for request in pending if request.group == head.group)
+        if rows >= queue.max_rows:
+            return head.arrived
+        return min(head.arrived + queue.wait_s, head.deadline - queue.cost.estimate(head.group, rows))
+
+    def _form(self, head: Request, now: float) -> list[Request]:
+        """Gather company for a head, as long as it makes nobody late who was in time."""
+        queue, batch, rows, earliest = head.queue, [head], head.rows, head.deadline
+        in_time = now + queue.cost.estimate(head.group, rows) <= earliest
+        for request in self._pending[queue]:
+            if request is head or request.group != head.group or rows + request.rows > queue.max_rows:
+                continue
+            deadline = min(earliest, request.deadline)
+            if in_time and now + queue.cost.estimate(head.group, rows + request.rows) > deadline:
+                break
+            batch.append(request)
+            rows += request.rows
+            earliest = deadline
+        return batch
