@@ -266,8 +266,10 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f'key {key.value!r} is given twice', key.start_mark)
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'key {key.value!r} is given twice or is no text', key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

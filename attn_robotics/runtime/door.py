@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import socket
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from attn_robotics import __version__
 from attn_robotics.runtime import kserve
@@ -130,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def setup(self) -> None:
-        self.timeout = self.server.idle_s
         super().setup()
+        self.connection.settimeout(self.server.idle_s)
 
     def do_GET(self) -> None:
         """Answer health, metadata and metrics."""
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _guard(self, answer: Any) -> None:
         try:
             body = self._body()
-            answer(urlsplit(self.path).path, body)
+            answer(self.path.partition('?')[0], body)
         except EngineError as error:
             self._send_json(STATUS.get(error.reason, 500), {'error': str(error)})
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -162,11 +163,12 @@ def check_values(spec: TensorSpec, tensor: Any, reason: Reason = 'bad_input') ->
 
 def _is_finite(tensor: Any) -> bool:
     if isinstance(tensor, np.ndarray):
-        if tensor.dtype != np.float16 and tensor.flags.c_contiguous:
+        if tensor.size > 4096 and tensor.dtype != np.float16 and tensor.flags.c_contiguous:
             # One pass at memory speed: a finite sum of squares has finite terms. Overflow falls through.
             flat = tensor.ravel()
-            if np.isfinite(np.dot(flat, flat)):
-                return True
+            with np.errstate(over='ignore', invalid='ignore'):
+                if math.isfinite(np.dot(flat, flat)):
+                    return True
         return bool(np.isfinite(tensor).all())
     return bool(tensor.isfinite().all())
 

@@ -20,6 +20,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,8 @@ class Segment:
         mapping, self._mapping = self._mapping, None
         if self.writeable:
             (FOLDER / self.key).unlink(missing_ok=True)
-        try:
+        with suppress(BufferError):  # an array still looks at it; the mapping goes with the last one
             mapping.close()
-        except BufferError:
-            pass  # an array still looks at it; the mapping goes with the last one
 
     def __enter__(self) -> Segment:
         """Release on leaving."""

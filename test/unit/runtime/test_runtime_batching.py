@@ -1,0 +1,234 @@
+"""The scheduler in virtual time: no threads, no clocks, no luck."""
+
+from __future__ import annotations
+
+import heapq
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from attn_robotics.runtime.batching import CostModel, ModelQueue, Scheduler
+from attn_robotics.runtime.errors import EngineError
+from attn_robotics.runtime.requests import Request
+
+COUNTER = iter(range(10**9))
+
+
+def request(
+    queue: ModelQueue,
+    deadline: float,
+    *,
+    arrived: float = 0.0,
+    priority: int = 0,
+    rows: int = 1,
+    group: tuple[int, ...] = (),
+) -> Request:
+    order = (-priority, deadline, next(COUNTER))
+    return Request(None, queue, {}, rows, group, order, deadline, arrived, future=Future())
+
+
+def queue_of(max_rows: int = 8, wait_s: float = 0.0, limit: int = 100, **costs: float) -> ModelQueue:
+    """A queue whose launches of n rows cost what `rows<n>` says [s]."""
+    queue = ModelQueue(max_rows, wait_s, limit)
+    for name, seconds in costs.items():
+        queue.cost.observe((), int(name.removeprefix('rows')), seconds)
+    return queue
+
+
+def test_requests_of_one_model_share_a_launch_up_to_its_rows() -> None:
+    scheduler, queue = Scheduler(), queue_of(max_rows=4)
+    requests = [request(queue, 10.0 + i, rows=2) for i in range(3)]
+    for one in requests:
+        scheduler.offer(one, 0.0)
+    assert scheduler.take(0.0).batch == requests[:2]
+    assert scheduler.take(0.0).batch == requests[2:]
+    assert scheduler.take(0.0).batch == []
+
+
+def test_other_shapes_and_other_models_do_not_share_a_launch() -> None:
+    scheduler, one, other = Scheduler(), queue_of(), queue_of()
+    first, second = request(one, 1.0, group=(5,)), request(one, 2.0, group=(6,))
+    third = request(other, 3.0, group=(5,))
+    for each in (first, second, third):
+        scheduler.offer(each, 0.0)
+    assert [scheduler.take(0.0).batch for _ in range(3)] == [[first], [second], [third]]
+
+
+def test_the_earlier_deadline_goes_first_and_priority_goes_before_it() -> None:
+    scheduler, queue = Scheduler(), queue_of(max_rows=1)
+    late, soon, urgent = request(queue, 9.0), request(queue, 1.0), request(queue, 20.0, priority=5)
+    for each in (late, soon, urgent):
+        scheduler.offer(each, 0.0)
+    assert [scheduler.take(0.0).batch[0] for _ in range(3)] == [urgent, soon, late]
+
+
+def test_a_request_whose_deadline_passed_while_it_waited_is_dropped_with_the_reason() -> None:
+    scheduler, queue = Scheduler(), queue_of()
+    stale, fresh = request(queue, 1.0), request(queue, 5.0)
+    scheduler.offer(stale, 0.0)
+    scheduler.offer(fresh, 0.0)
+    decision = scheduler.take(2.0)
+    assert decision.dropped == [(stale, 'expired')]
+    assert decision.batch == [fresh]
+
+
+def test_a_cancelled_request_leaves_the_queue() -> None:
+    scheduler, queue = Scheduler(), queue_of()
+    gone = request(queue, 5.0)
+    scheduler.offer(gone, 0.0)
+    assert gone.future is not None
+    gone.future.cancel()
+    assert scheduler.take(0.0).dropped == [(gone, 'cancelled')]
+    assert scheduler.is_idle()
+
+
+def test_a_stale_request_is_refused_on_arrival() -> None:
+    with pytest.raises(EngineError) as caught:
+        Scheduler().offer(request(queue_of(), 1.0), 2.0)
+    assert caught.value.reason == 'expired'
+
+
+def test_a_full_queue_refuses_equals_and_makes_room_for_higher_priority() -> None:
+    scheduler, queue = Scheduler(), queue_of(limit=2)
+    first, second = request(queue, 5.0), request(queue, 6.0)
+    scheduler.offer(first, 0.0)
+    scheduler.offer(second, 0.0)
+    with pytest.raises(EngineError) as caught:
+        scheduler.offer(request(queue, 4.0), 0.0)
+    assert caught.value.reason == 'queue_full'
+    assert scheduler.offer(request(queue, 50.0, priority=1), 0.0) is second
+    assert scheduler.waiting() == 2
+
+
+def test_what_can_not_be_answered_in_time_is_refused_on_arrival() -> None:
+    scheduler, queue = Scheduler(), queue_of(max_rows=1, rows1=1.0)
+    running = [request(queue, 100.0)]
+    scheduler.started(running, 0.0)
+    scheduler.offer(request(queue, 2.5), 0.0)  # runs from 1 to 2
+    with pytest.raises(EngineError) as caught:
+        scheduler.offer(request(queue, 2.6), 0.0)  # would end at 3
+    assert caught.value.reason == 'overload'
+    scheduler.offer(request(queue, 3.5), 0.0)
+    scheduler.offer(request(queue, 2.6, priority=1), 0.0)  # goes first, ends at 2
+
+
+def test_an_idle_device_tries_even_what_looks_too_slow_so_that_a_wrong_cost_can_not_last() -> None:
+    scheduler, queue = Scheduler(), queue_of(rows1=100.0)
+    slow = request(queue, 1.0)
+    scheduler.offer(slow, 0.0)
+    assert scheduler.take(0.0).batch == [slow]
+
+
+def test_company_is_welcome_only_while_it_makes_nobody_late() -> None:
+    scheduler, queue = Scheduler(), queue_of(rows1=1.0, rows2=2.0, rows4=4.0)
+    tight = request(queue, 2.5)
+    others = [request(queue, 50.0) for _ in range(3)]
+    for each in (tight, *others):
+        scheduler.offer(each, 0.0)
+    assert scheduler.take(0.0).batch == [tight, others[0]]
+
+
+def test_a_batch_waits_for_company_but_never_beyond_its_slack() -> None:
+    scheduler, queue = Scheduler(), queue_of(max_rows=2, wait_s=0.5, rows1=0.1, rows2=0.1)
+    patient = request(queue, 10.0)
+    scheduler.offer(patient, 0.0)
+    decision = scheduler.take(0.0)
+    assert decision.batch == []
+    assert decision.wake_s == pytest.approx(0.5)
+    assert scheduler.take(0.5).batch == [patient]
+    urgent = request(queue, 1.3, arrived=1.0)
+    scheduler.offer(urgent, 1.0)
+    assert scheduler.take(1.0).wake_s == pytest.approx(1.2)
+    scheduler.offer(request(queue, 10.0, arrived=1.05), 1.05)
+    assert len(scheduler.take(1.05).batch) == 2  # full: no reason to wait
+
+
+def test_cost_is_taken_from_the_next_larger_launch_and_grows_beyond_the_largest() -> None:
+    cost = CostModel()
+    assert cost.estimate((), 4) == 0.0
+    cost.observe((), 4, 1.0)
+    assert cost.estimate((), 3) == 1.0
+    assert cost.estimate((), 1) == 1.0
+    assert cost.estimate((), 8) == 2.0
+    assert cost.total((), 11, 4) == 3.0
+
+
+def test_one_stall_does_not_spoil_the_cost_and_a_trend_is_learnt() -> None:
+    cost = CostModel()
+    for _ in range(20):
+        cost.observe((), 1, 0.01)
+    cost.observe((), 1, 10.0)
+    assert cost.estimate((), 1) < 0.04
+    for _ in range(40):
+        cost.observe((), 1, 0.02)
+    assert cost.estimate((), 1) == pytest.approx(0.02, rel=0.1)
+
+
+def test_costs_of_ever_new_shapes_do_not_fill_the_memory() -> None:
+    cost = CostModel()
+    for size in range(10 * CostModel.MAX_GROUPS):
+        cost.observe((size,), 1, 0.01)
+    assert len(cost._groups) == CostModel.MAX_GROUPS
+
+
+def simulate(load: float, deadline: float, *, seconds: float = 20.0, seed: int = 0) -> tuple[float, float, float]:
+    """Poisson arrivals at `load` times the capacity of a device that takes 2 ms + 0.5 ms a row, with noise.
+
+    Returns:
+        p99 latency of the answered [s], share of the capacity used in time, share of the accepted that expired.
+    """
+    rng = np.random.default_rng(seed)
+
+    def cost(rows: int) -> float:
+        return (0.002 + 0.0005 * rows) * float(rng.lognormal(0.0, 0.2))
+
+    queue = ModelQueue(16, 0.0, 256)
+    for rows in (1, 2, 4, 8, 16):
+        queue.cost.observe((), rows, 0.002 + 0.0005 * rows)
+    capacity = 16 / (0.002 + 0.0005 * 16)
+    scheduler = Scheduler()
+    events: list[tuple[float, int, str]] = []
+    now = 0.0
+    while now < seconds:
+        now += rng.exponential(1 / (load * capacity))
+        heapq.heappush(events, (now, next(COUNTER), 'arrival'))
+    latencies: list[float] = []
+    running: tuple[list[Request], int, float] | None = None
+    expired = accepted = 0
+    while events:
+        now, _, what = heapq.heappop(events)
+        if what == 'arrival':
+            try:
+                scheduler.offer(request(queue, now + deadline, arrived=now), now)
+                accepted += 1
+            except EngineError:
+                pass
+        elif running is not None:
+            batch, ticket, start = running
+            scheduler.finished(ticket)
+            queue.cost.observe((), len(batch), now - start)
+            latencies += [now - one.arrived for one in batch]
+            running = None
+        if running is None:
+            decision = scheduler.take(now)
+            expired += len(decision.dropped)
+            if decision.batch:
+                running = (decision.batch, scheduler.started(decision.batch, now), now)
+                heapq.heappush(events, (now + cost(len(decision.batch)), next(COUNTER), 'end'))
+    in_time = sum(latency <= deadline for latency in latencies)
+    return float(np.quantile(latencies, 0.99)), in_time / seconds / capacity, expired / accepted
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_at_twice_the_capacity_the_accepted_are_answered_within_twice_the_deadline(seed: int) -> None:
+    p99, goodput, expired = simulate(2.0, 0.05, seed=seed)
+    assert p99 <= 2 * 0.05
+    assert goodput >= 0.8
+    assert expired <= 0.05
+
+
+def test_below_capacity_nearly_everything_is_answered_in_time() -> None:
+    p99, goodput, _ = simulate(0.5, 0.05)
+    assert p99 <= 0.05
+    assert goodput >= 0.49
