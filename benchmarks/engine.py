@@ -152,19 +152,13 @@ def bench_request(bench: Bench) -> None:
         bench.median('request_to_launch/submit/identity', seconds, 'us', {})
         bench.curves['latency'] = seconds
     with Segment.create(large['x'].nbytes) as segment:
-        ours = segment.array('float32', large['x'].shape)
 
-        def cross() -> float:
-            def there_and_back() -> None:
-                ours[...] = large['x']
-                read_array(segment.key, 'float32', large['x'].shape)
+        def there_and_back() -> None:
+            segment.array('float32', large['x'].shape)[...] = large['x']
+            read_array(segment.key, 'float32', large['x'].shape)
 
-            return timed(there_and_back)
-
-        bench.median(
-            'latency/shared_memory/write_and_read/1MiB', repeat(cross, count, 'shared memory'), 'ms', reference
-        )
-        del ours
+        seconds = repeat(lambda: timed(there_and_back), count, 'shared memory')
+        bench.median('latency/shared_memory/write_and_read/1MiB', seconds, 'ms', reference)
 
 
 def throughput(engine: Engine, model: str, request: dict[str, np.ndarray], clients: int, seconds: float) -> float:
@@ -208,17 +202,22 @@ def bench_overload(bench: Bench, deadline_s: float = 0.1) -> None:
     """Poisson arrivals at half to four times the capacity, every one with the same deadline."""
     request = {'tokens': bench.rng.standard_normal((1, 128, 64), np.float32)}
     with bench.engine(model={'like': 'small_transformer', 'warm_up': [{'T': 128}]}) as engine:
-        capacity = throughput(engine, 'model', request, 64, max(1.0, 3 * bench.scale))
-        bench.add(Row('capacity/small_transformer/T128', capacity, '1/s', 1))
+        rows = engine.entry('model').max_rows
+        full = {'tokens': np.repeat(request['tokens'], rows, axis=0)}
+        seconds = repeat(
+            lambda: timed(lambda: engine.infer('model', full, deadline_s=60)), bench.repetitions(50), 'capacity'
+        )
+        capacity = rows / float(np.median(seconds))
+        bench.add(Row('capacity/small_transformer/T128', capacity, '1/s', len(seconds)))
         curve = []
+        duration = max(2.0, 10 * bench.scale)
         for load_ in (0.5, 1.0, 2.0, 4.0):
-            seconds = max(2.0, 10 * bench.scale)
-            latencies, reasons, offered = open_loop(bench, engine, request, load_ * capacity, seconds, deadline_s)
+            latencies, reasons, offered = open_loop(bench, engine, request, load_ * capacity, duration, deadline_s)
             if not latencies:
                 raise SystemExit(f'at {load_} times the capacity no request was answered: {dict(reasons)}')
             p99 = float(np.quantile(latencies, 0.99))
-            useful = sum(latency <= deadline_s for latency in latencies) / seconds / capacity
-            reference = {'useful_share_of_capacity': useful, 'offered_per_s': offered / seconds}
+            useful = sum(latency <= deadline_s for latency in latencies) / duration / capacity
+            reference = {'useful_share_of_capacity': useful, 'offered_per_s': offered / duration}
             reference |= {f'dropped_{reason}': float(count) for reason, count in sorted(reasons.items())}
             row = Row(f'p99_over_deadline/overload/{load_:g}x', p99 / deadline_s, '', len(latencies), None, reference)
             bench.add(row, at_most=2.0)
@@ -263,7 +262,12 @@ def bench_memory(bench: Bench) -> None:
         key: [{'name': name, 'dtype': 'float32', 'shape': ['N', 'T', 512]}]
         for key, name in (('inputs', 'tokens'), ('outputs', 'encoded'))
     }
-    changes = {'like': 'small_transformer', 'config': config, 'dims': {'N': [1, 1], 'T': [1, 8]}, 'batch': {'dim': 'N'}}
+    changes: dict[str, Any] = {
+        'like': 'small_transformer',
+        'config': config,
+        'dims': {'N': [1, 1], 'T': [1, 8]},
+        'batch': {'dim': 'N'},
+    }
     changes |= {'warm_up': [{'T': 8}], **tensors}
     process = psutil.Process()
     cuda = torch.cuda.is_available() and self_device(bench) == 'cuda'
