@@ -110,7 +110,7 @@ class Scheduler:
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
         self._pending: dict[ModelQueue, list[Request]] = {}
-        self._running: dict[int, float] = {}  # expected ends
+        self._running: dict[int, tuple[float, Sequence[Request]]] = {}  # starts and batches
         self._tickets = 0
 
     def is_idle(self) -> bool:
@@ -183,9 +183,8 @@ class Scheduler:
 
     def started(self, batch: Sequence[Request], now: float) -> int:
         """Note that a batch runs; returns the ticket for `finished`."""
-        first = batch[0]
         self._tickets += 1
-        self._running[self._tickets] = now + first.queue.cost.estimate(first.group, sum(r.rows for r in batch))
+        self._running[self._tickets] = (now, batch)
         return self._tickets
 
     def finished(self, ticket: int) -> None:
@@ -194,7 +193,10 @@ class Scheduler:
 
     def _delay(self, request: Request, now: float) -> float:
         """Upper estimate of the time until this request is answered: running, ahead of it, and its own batch [s]."""
-        work = sum(max(0.0, end - now) for end in self._running.values())
+        work = 0.0
+        for start, batch in self._running.values():
+            cost = batch[0].queue.cost.estimate(batch[0].group, sum(running.rows for running in batch))
+            work += max(0.0, start + cost - now)
         for queue, pending in self._pending.items():
             rows: dict[Group, int] = {request.group: request.rows} if queue is request.queue else {}
             for ahead in pending[: bisect_left(pending, request.order, key=_ORDER)]:

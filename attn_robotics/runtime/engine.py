@@ -103,6 +103,7 @@ class Engine:
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._sequence = itertools.count()
         self._loader = ThreadPoolExecutor(1, 'engine-loader')
+        self._closer = ThreadPoolExecutor(1, 'engine-closer')  # so that giving back need not wait for a long load
         self._closed = False
 
     # Models.
@@ -322,6 +323,7 @@ class Engine:
                 self._retire(model)
             self._idle.wait_for(lambda: not any(model.pending for model in self._held))
         self._loader.shutdown(wait=True)
+        self._closer.shutdown(wait=True)
 
     def __enter__(self) -> Engine:
         """Close on leaving."""
@@ -481,6 +483,7 @@ class Engine:
             for request in batch:
                 self._launch([request], lane)
             return
+        _bare(failure)
         for request in batch:
             self._settle(request, error=failure)
 
@@ -550,7 +553,7 @@ class Engine:
         with self._lock:
             model.pending -= 1
             if not model.pending and model.on_idle is not None:
-                self._loader.submit(model.on_idle)
+                self._closer.submit(model.on_idle)
                 self._idle.notify_all()
 
     def _retire(self, model: LoadedModel, done: Future[None] | None = None) -> None:
@@ -565,7 +568,7 @@ class Engine:
 
         model.on_idle = close
         if not model.pending:
-            self._loader.submit(close)
+            self._closer.submit(close)
 
     def _close_model(self, model: LoadedModel) -> None:
         try:
@@ -613,17 +616,23 @@ class Engine:
         try:
             self._replace(name, step)
         except Exception as error:
-            failure = error if isinstance(error, EngineError) else EngineError('backend', f'{name}: {_describe(error)}')
-            with self._lock:
-                self._notes[name] = (ModelState.FAILED, str(failure))
             log.debug('loading %s failed', name, exc_info=True)
-            give_back()
-            # Without the original, whose frames would keep the failed version's memory.
-            raise failure from None
-        return self.status(name)
+            failure = error if isinstance(error, EngineError) else EngineError('backend', f'{name}: {_describe(error)}')
+        else:
+            return self.status(name)
+        with self._lock:
+            if failure.reason == 'unknown_model':
+                self._notes.pop(name, None)  # anybody may ask for any name: keep none of them
+            else:
+                self._notes[name] = (ModelState.FAILED, str(failure))
+        _bare(failure)
+        give_back()
+        raise failure
 
     def _replace(self, name: str, step: Callable[[str, int, int], None]) -> None:
         """Open a version and let it take over."""
+        if self._closed:
+            raise EngineError('stopped', 'the engine is shutting down')
         entry = self.catalogue.entry(name)
         with self._lock:
             metrics = self._metrics.setdefault(name, ModelMetrics())
@@ -631,6 +640,8 @@ class Engine:
         streams = running.streams if running and running.streams.fits(entry) else StreamStore(entry, self._clock)
         model = self._open(entry, metrics, streams, step)
         device = model.backend.device
+        with self._lock:  # what was unloaded a moment ago must not count against the budget
+            self._idle.wait_for(lambda: not any(m.on_idle is not None and not m.pending for m in self._held))
         self._evict_idle(device, f'room for {name}', model.memory_bytes, keep=name)
         with self._lock:
             free = None if self._budget is None else self._budget - self._memory(device)
@@ -678,6 +689,11 @@ _DROPPED: dict[Reason, str] = {
     'cancelled': 'cancelled by its client',
     'stopped': 'the engine is shutting down',
 }
+
+
+def _bare(error: BaseException) -> None:
+    """Take the frames off an error that outlives them: they hold weights and tensors."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
 
 
 def _describe(error: BaseException) -> str:

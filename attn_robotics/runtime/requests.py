@@ -67,6 +67,9 @@ class Request:
         client_stream: CUDA stream on which the client will read the outputs, or None.
         stream: of state, or None.
         reset: forget the stream's state first.
+        begun: whether it runs or has run.
+        wanted: False once its client was found to have cancelled it.
+        reply, error: what came of it, where no future takes it.
     """
 
     model: Any
@@ -84,6 +87,7 @@ class Request:
     stream: Stream | None = None
     reset: bool = False
     begun: bool = False
+    wanted: bool = True
     reply: Reply | None = None
     error: Exception | None = field(default=None)
 
@@ -91,8 +95,8 @@ class Request:
         """Mark it as running; False when its client has cancelled it meanwhile."""
         if not self.begun:
             self.begun = True
-            return self.future is None or self.future.set_running_or_notify_cancel()
-        return True
+            self.wanted = self.future is None or self.future.set_running_or_notify_cancel()
+        return self.wanted
 
     def is_cancelled(self) -> bool:
         """Whether its client has cancelled it while it waited."""
@@ -117,7 +121,7 @@ def check_request(
     """
     if tensors.keys() != entry.input_names:
         _refuse_names(entry, tensors)
-    bound: dict[str, int] = {}
+    bound: dict[Any, int] = {}
     total = 0
     for spec in entry.inputs:
         tensor = tensors[spec.name]
@@ -133,7 +137,17 @@ def check_request(
             )
         if not matches:
             raise EngineError('bad_input', f'{spec.name} must be {spec.dtype} of native byte order, got {tensor.dtype}')
-        _bind(entry, spec, tuple(tensor.shape), bound)
+        shape = tensor.shape
+        if len(shape) != len(spec.shape):
+            _refuse_shape(entry, spec, shape, bound)
+        for want, size in zip(spec.shape, shape, strict=True):
+            if want == size:
+                continue
+            if bound.get(want) != size:
+                low, high = (1, 0) if want in bound or type(want) is int else entry.dims[want]  # type: ignore[index]
+                if not low <= size <= high:
+                    _refuse_shape(entry, spec, shape, bound)
+                bound[want] = size
     if max_bytes is not None and total > max_bytes:
         raise EngineError('too_large', f'{entry.name}: the request holds {total} bytes, allowed are {max_bytes}')
     for spec in entry.inputs:
@@ -173,30 +187,20 @@ def _is_finite(tensor: Any) -> bool:
     return bool(tensor.isfinite().all())
 
 
-def _bind(entry: ModelEntry, spec: TensorSpec, shape: tuple[int, ...], bound: dict[str, int]) -> None:
-    """Bind the symbols of one tensor's shape."""
-    if len(shape) != len(spec.shape):
-        raise EngineError('bad_input', f'{spec.name} must have shape {_show(spec)}, got {list(shape)[:8]}')
-    for want, size in zip(spec.shape, shape, strict=True):
-        if want == size or bound.get(want) == size:  # type: ignore[arg-type]
-            continue
-        if isinstance(want, int):
-            raise EngineError('bad_input', f'{spec.name} must have shape {_show(spec)}, got {list(shape)}')
-        if want in bound:
-            raise EngineError(
-                'bad_input', f'{spec.name} must have shape {_show(spec)} with {want} = {bound[want]}, got {list(shape)}'
-            )
-        low, high = entry.dims[want]
-        if not low <= size <= high:
-            reason: Reason = 'too_large' if size > high else 'bad_input'
-            raise EngineError(reason, f'{spec.name}: {want} must be from {low} to {high}, got {size}')
-        bound[want] = size
+def _refuse_shape(entry: ModelEntry, spec: TensorSpec, shape: tuple[int, ...], bound: Mapping[Any, int]) -> None:
+    """Say what is wrong with a shape that does not fit, given the sizes bound so far."""
+    for want, size in zip(spec.shape, shape, strict=False):
+        if isinstance(want, str) and want not in bound and len(shape) == len(spec.shape):
+            low, high = entry.dims[want]
+            if not low <= size <= high:
+                reason: Reason = 'too_large' if size > high else 'bad_input'
+                raise EngineError(reason, f'{spec.name}: {want} must be from {low} to {high}, got {size}')
+    sizes = ', '.join(f'{want} = {bound[want]}' for want in spec.shape if want in bound)
+    known = f' with {sizes}' if sizes else ''
+    want_shape = ', '.join(map(str, spec.shape))
+    raise EngineError('bad_input', f'{spec.name} must have shape [{want_shape}]{known}, got {list(shape)[:8]}')
 
 
 def _refuse_names(entry: ModelEntry, tensors: Mapping[str, Array]) -> None:
     names = sorted(str(name)[:100] for name in tensors)[:20]
     raise EngineError('bad_input', f'{entry.name} takes {", ".join(sorted(entry.input_names))}; got {", ".join(names)}')
-
-
-def _show(spec: TensorSpec) -> str:
-    return f'[{", ".join(map(str, spec.shape))}]'

@@ -28,29 +28,30 @@ def read_verified(path: Path, sha256: str, progress: Callable[[int, int], None] 
     Raises:
         EngineError: `bad_weights`: missing, unreadable, a pickle, or another checksum.
     """
-    digest = hashlib.sha256()
-    content = bytearray()
     try:
-        total = path.stat().st_size
         with path.open('rb') as file:
-            while chunk := file.read(CHUNK):
-                if not content and chunk.startswith(_PICKLES):
-                    raise EngineError(
-                        'bad_weights', f'{path} is a pickle, which may run code when read; convert it to safetensors'
-                    )
-                digest.update(chunk)
-                content += chunk
-                if progress:
-                    progress(len(content), total)
+            content = file.read(4)
+            if content.startswith(_PICKLES):
+                raise EngineError(
+                    'bad_weights', f'{path} is a pickle, which may run code when read; convert it to safetensors'
+                )
+            file.seek(0)
+            content = file.read()
     except OSError as error:
         raise EngineError('bad_weights', f'can not read the weights {path}: {error.strerror}') from error
+    digest = hashlib.sha256()
+    view = memoryview(content)
+    for start in range(0, len(content), CHUNK):
+        digest.update(view[start : start + CHUNK])
+        if progress:
+            progress(min(start + CHUNK, len(content)), len(content))
     if digest.hexdigest() != sha256:
         raise EngineError(
             'bad_weights',
             f'{path} has sha256 {digest.hexdigest()[:12]}..., the catalogue says {sha256[:12]}...; '
             'the file is damaged, half-written or of another version: fetch it again',
         )
-    return bytes(content)
+    return content
 
 
 def load_into(module: nn.Module, content: bytes, path: Path) -> None:

@@ -127,5 +127,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return not isinstance(error, EngineError) and any(
         sign in text
-        for sign in ('out of memory', "can't allocate memory", 'failed to allocate memory', 'bad allocation')
+        for sign in (
+            'out of memory',
+            "can't allocate memory",
+            'failed to allocate memory',
+            'bad allocation',
+            'bad_alloc',
+        )
     )

@@ -119,7 +119,7 @@ class TorchBackend:
             raise EngineError(
                 'bad_output', f'{self.entry.name} must return {", ".join(self._dtypes)} by name, its module gave {got}'
             )
-        return {name: named[name].to(dtype) for name, dtype in self._dtypes.items()}
+        return {n: t if (t := named[n]).dtype == dtype else t.to(dtype) for n, dtype in self._dtypes.items()}
 
     def close(self) -> None:
         """Drop the module and the graphs."""

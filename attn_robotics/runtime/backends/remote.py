@@ -2,15 +2,15 @@
 
 The standard library was preferred to tritonclient: that one brings gevent, geventhttpclient, aiohttp and a pin on
 ml-dtypes, its HTTP client must not be shared by threads, and it saves no code here, since the door needs the same
-encoding. One kept-open connection a thread and scattered writes copy each tensor once.
+encoding. Connections are kept open, and scattered writes copy no tensor.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -48,8 +48,7 @@ class RemoteBackend:
         self._host = entry.address.removeprefix('http://')
         self._path = f'/v2/models/{quote(entry.name)}/versions/{quote(entry.version)}'
         self._timeout_s = max(1.0, 4 * entry.deadline_s)
-        self._local = threading.local()
-        self._connections: list[http.client.HTTPConnection] = []
+        self._unused: deque[http.client.HTTPConnection] = deque()  # open connections, safe for threads
         self._wanted = [{'name': s.name, 'parameters': {'binary_data': True}} for s in (*entry.outputs, *entry.state)]
         step('build', 0, 1)
         self._check_metadata()
@@ -79,9 +78,8 @@ class RemoteBackend:
 
     def close(self) -> None:
         """Close every connection."""
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
+        while self._unused:
+            self._unused.pop().close()
 
     def _check_metadata(self) -> None:
         """Compare the server's tensors with the entry's, where they have fixed sizes on both sides."""
@@ -107,53 +105,44 @@ class RemoteBackend:
     def _call(
         self, method: str, path: str, buffers: list[bytes | memoryview], headers: dict[str, str]
     ) -> tuple[bytes, int | None]:
-        """Send one HTTP request over this thread's connection; body and JSON header length of the answer."""
-        reused = getattr(self._local, 'connection', None) is not None
-        try:
-            return self._try(method, path, buffers, headers)
-        except (OSError, http.client.HTTPException) as error:
-            # A server may close an idle connection at any time; inference changes nothing there, so once more.
-            if reused and not isinstance(error, TimeoutError):
-                try:
-                    return self._try(method, path, buffers, headers)
-                except (OSError, http.client.HTTPException) as again:
-                    error = again
-            raise EngineError(
-                'backend',
-                f'{self.device} can not be reached ({one_line(error) or type(error).__name__}); is the server up?',
-            ) from error
-
-    def _try(
-        self, method: str, path: str, buffers: list[bytes | memoryview], headers: dict[str, str]
-    ) -> tuple[bytes, int | None]:
-        connection: http.client.HTTPConnection | None = getattr(self._local, 'connection', None)
-        if connection is None:
-            connection = http.client.HTTPConnection(self._host, timeout=self._timeout_s)
-            self._local.connection = connection
-            self._connections.append(connection)
-        try:
-            body: Any = iter(buffers) if buffers else None
-            size = {'Content-Length': str(sum(len(buffer) for buffer in buffers))} if buffers else {}
-            connection.request(method, path, body, {**headers, **size})
-            response = connection.getresponse()
-            content = response.read(MAX_ANSWER_BYTES + 1)
-        except BaseException:
-            self._forget(connection)
-            raise
+        """Send one HTTP request; body and JSON header length of the answer."""
+        while True:
+            try:
+                connection, used = self._unused.pop(), True
+            except IndexError:
+                connection, used = http.client.HTTPConnection(self._host, timeout=self._timeout_s), False
+            try:
+                status, content, length = _exchange(connection, method, path, buffers, headers)
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                # A server may close an idle connection at any time; inference changes nothing there, so try another.
+                if used and not isinstance(error, TimeoutError):
+                    continue
+                what = one_line(error) or type(error).__name__
+                raise EngineError('backend', f'{self.device} can not be reached ({what}); is the server up?') from error
+            break
         if len(content) > MAX_ANSWER_BYTES:
-            self._forget(connection)
+            connection.close()
             raise EngineError('backend', f'{self.device} answered more than {MAX_ANSWER_BYTES} bytes')
-        if response.status != 200:
+        self._unused.append(connection)
+        if status != 200:
             try:
                 reason = json.loads(content)['error']
             except (ValueError, KeyError, TypeError):
-                reason = response.reason
-            raise EngineError('backend', f'{self.device} answered {response.status}: {one_line(reason, 250)}')
-        length = response.getheader(kserve.HEADER_LENGTH)
+                reason = 'no reason given'
+            raise EngineError('backend', f'{self.device} answered {status}: {one_line(reason, 250)}')
         return content, int(length) if length and length.isdecimal() else None
 
-    def _forget(self, connection: http.client.HTTPConnection) -> None:
-        connection.close()
-        self._local.connection = None
-        if connection in self._connections:
-            self._connections.remove(connection)
+
+def _exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    buffers: list[bytes | memoryview],
+    headers: dict[str, str],
+) -> tuple[int, bytes, str | None]:
+    size = {'Content-Length': str(sum(len(buffer) for buffer in buffers))} if buffers else {}
+    body: Any = iter(buffers) if buffers else None
+    connection.request(method, path, body, {**headers, **size})
+    response = connection.getresponse()
+    return response.status, response.read(MAX_ANSWER_BYTES + 1), response.getheader(kserve.HEADER_LENGTH)

@@ -172,7 +172,7 @@ def test_costs_of_ever_new_shapes_do_not_fill_the_memory() -> None:
     assert len(cost._groups) == CostModel.MAX_GROUPS
 
 
-def simulate(load: float, deadline: float, *, seconds: float = 20.0, seed: int = 0) -> tuple[float, float, float]:
+def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 0) -> tuple[float, float, float]:
     """Poisson arrivals at `load` times the capacity of a device that takes 2 ms + 0.5 ms a row, with noise.
 
     Returns:

@@ -262,6 +262,37 @@ def test_in_a_shared_batch_only_the_request_that_breaks_the_model_fails(
     assert dropped(engine, 'm') == {reason: 1}
 
 
+def test_memory_is_given_back_although_a_long_load_is_under_way(shelf: Shelf, engine: Engine, gate: type[Gate]) -> None:
+    shelf.put('m')
+    shelf.put('slow', 'gate')
+    engine.load('m').result(30)
+    gate.opened.clear()
+    gate.entered = threading.Semaphore(0)
+    loading = engine.load('slow')
+    assert gate.entered.acquire(timeout=30)
+    assert engine.status('slow').state == ModelState.LOADING
+    engine.unload('m').result(30)
+    gate.opened.set()
+    assert loading.result(30).state == ModelState.READY
+
+
+def test_asking_for_unknown_models_leaves_no_trace(engine: Engine) -> None:
+    for number in range(20):
+        assert refusal(lambda n=number: engine.load(f'nobody{n}').result(30)).reason == 'unknown_model'
+        assert refusal(lambda n=number: engine.infer(f'nobody{n}', rows(1))).reason == 'not_loaded'
+    assert engine.list_models() == []
+    assert set(engine.metrics()) == {''}
+    assert dropped(engine, '') == {'not_loaded': 20}
+
+
+def test_an_error_that_a_client_keeps_does_not_keep_the_models_tensors(shelf: Shelf, engine: Engine) -> None:
+    shelf.put('m', 'fragile')
+    engine.load('m').result(30)
+    error = engine.submit('m', rows(13)).exception(30)
+    assert error is not None
+    assert (error.__cause__, error.__context__, error.__traceback__) == (None, None, None)
+
+
 def test_closing_answers_what_runs_and_refuses_what_waits(closed_gate: type[Gate], engine: Engine) -> None:
     waiting = engine.submit('gate', rows(1))
     closer = threading.Thread(target=engine.close)

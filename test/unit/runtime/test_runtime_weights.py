@@ -112,7 +112,7 @@ def test_weights_of_another_system_are_refused(shelf: Shelf, engine: Engine) -> 
         assert 'does not fit the system' in refusal(shelf, engine, safetensors.torch.save(tensors))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 300), st.binary(min_size=1, max_size=16))
 def test_bytes_changed_anywhere_are_refused_or_harmless_data(
     shelf: Shelf, engine: Engine, place: int, junk: bytes
