@@ -576,6 +576,7 @@ class Engine:
         finally:
             with self._lock:
                 self._held.discard(model)
+                model.on_idle = None  # it refers to the model: no cycle is left to collect
                 self._idle.notify_all()
             give_back()
 

@@ -102,25 +102,34 @@ class Lane:
                     self._tokens.get_nowait()
             except queue.Empty:
                 pass
-            while True:
-                with self._lock:
-                    if self._stopping:
-                        self._tokens.put(None)  # pass it on to the next worker
-                        return
-                    now = self._clock()
-                    decision = self._scheduler.take(now)
-                    if decision.batch:
-                        ticket = self._scheduler.started(decision.batch, now)
-                    # Only after taking: a batch that waits for company must not make the workers spin.
-                    more = bool(decision.batch) and self._scheduler.is_hungry()
-                if more:
-                    self._tokens.put(None)
-                for request, reason in decision.dropped:
-                    self._drop(request, reason)
-                if not decision.batch:
-                    break
-                self._finish(decision.batch, ticket)
-            timeout = None if decision.wake_s is None else max(0.0, decision.wake_s - self._clock())
+            ran = True
+            while ran:
+                if self._stopping:
+                    self._tokens.put(None)  # pass it on to the next worker
+                    return
+                ran, wake_s = self._look()
+            timeout = None if wake_s is None else max(0.0, wake_s - self._clock())
+
+    def _look(self) -> tuple[bool, float | None]:
+        """Run a batch if there is one; whether there was, and when to look again at the latest.
+
+        A method of its own, so that a resting thread holds no request.
+        """
+        with self._lock:
+            now = self._clock()
+            decision = self._scheduler.take(now)
+            if decision.batch:
+                ticket = self._scheduler.started(decision.batch, now)
+            # Only after taking: a batch that waits for company must not make the workers spin.
+            more = bool(decision.batch) and self._scheduler.is_hungry()
+        if more:
+            self._tokens.put(None)
+        for request, reason in decision.dropped:
+            self._drop(request, reason)
+        if not decision.batch:
+            return False, decision.wake_s
+        self._finish(decision.batch, ticket)
+        return True, None
 
     def _finish(self, batch: list[Request], ticket: int) -> None:
         try:

@@ -59,7 +59,8 @@ class CudaLane:
         start = time.perf_counter()
         rows = sum([request.rows for request in requests])
         upload, compute, download, end = self._events
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream), torch.inference_mode():
+        # The stream's context also makes its device the current one.
+        with torch.cuda.stream(self._stream), torch.inference_mode():
             for request in requests:
                 if request.after is not None:
                     self._stream.wait_event(request.after)

@@ -144,6 +144,18 @@ def test_a_batch_waits_for_company_but_never_beyond_its_slack() -> None:
     assert len(scheduler.take(1.05).batch) == 2  # full: no reason to wait
 
 
+def test_nothing_is_taken_while_every_worker_runs_and_each_free_one_takes_a_batch() -> None:
+    scheduler, queue = Scheduler(workers=2), queue_of(max_rows=1)
+    for _ in range(4):
+        scheduler.offer(request(queue, 5.0), 0.0)
+    tickets = [scheduler.started(scheduler.take(0.0).batch, 0.0) for _ in range(2)]
+    assert scheduler.take(0.0).batch == []
+    assert not scheduler.is_hungry()
+    scheduler.finished(tickets[0])
+    assert scheduler.is_hungry()
+    assert len(scheduler.take(0.0).batch) == 1
+
+
 def test_cost_is_taken_from_the_next_larger_launch_and_grows_beyond_the_largest() -> None:
     cost = CostModel()
     assert cost.estimate((), 4) == 0.0

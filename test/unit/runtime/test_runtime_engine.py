@@ -322,13 +322,17 @@ def test_loading_and_unloading_leaves_nothing_behind(shelf: Shelf, engine: Engin
     import weakref
 
     put_affine(shelf, 'a')
-    ghosts = []
-    for _ in range(5):
+    ghosts: list[weakref.ref[Any]] = []
+    for _ in range(3):
         engine.load('a').result(30)
-        ghosts.append(weakref.ref(engine._models['a'].backend))
+        request = {'x': np.zeros((1, 100), np.float32)}
+        engine.submit('a', request).result(30)
+        engine.infer('a', request)
+        ghosts += [weakref.ref(engine._models['a'].backend), weakref.ref(request['x'])]
+        del request
         engine.unload('a').result(30)
     gc.collect()
-    assert [ghost() for ghost in ghosts] == [None] * 5
+    assert [ghost() for ghost in ghosts] == [None] * 6
 
 
 def test_a_reply_tells_its_times_apart_and_the_metrics_hold_them(shelf: Shelf, engine: Engine) -> None:
