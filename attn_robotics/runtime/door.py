@@ -235,7 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = _wanted(entry, header)
         stream, start, end = _sequence(parameters)
         engine = self.server.engine
-        reply = engine.infer(
+        # Not infer: a model on the CPU would give each of these passing threads a pool of its own.
+        future = engine.submit(
             entry.name,
             inputs,
             deadline_s=_whole(parameters, 'timeout', 1 << 40) / 1e6 or None,
@@ -243,6 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
             stream=stream,
             reset=start,
         )
+        reply = future.result()
         if end:
             engine.drop_stream(entry.name, stream)
         outputs = {name: reply.outputs[name] for name in wanted}

@@ -58,6 +58,15 @@ def test_requests_that_arrive_while_the_device_works_share_one_launch(closed_gat
     assert closed_gate.batches == [[0.0], [1.0, 2.0, 3.0]]
 
 
+def test_on_an_idle_device_a_request_may_wait_for_company(shelf: Shelf, engine: Engine) -> None:
+    shelf.put('m', dims={'N': [1, 2]}, batch={'dim': 'N', 'wait_ms': 10000})
+    engine.load('m').result(30)
+    first = engine.submit('m', rows(1))
+    assert not first.done()
+    assert engine.infer('m', rows(2)).rows == 2
+    np.testing.assert_array_equal(first.result(30).outputs['y'], rows(1)['x'])
+
+
 def test_higher_priority_overtakes_and_128_has_a_lane_of_its_own(closed_gate: type[Gate], engine: Engine) -> None:
     full = rows(*range(10, 18))
     futures = [engine.submit('gate', full), engine.submit('gate', rows(1), priority=100)]
@@ -222,6 +231,8 @@ def test_a_busy_model_is_never_evicted(shelf: Shelf, make_engine: Make, gate: ty
     future = engine.submit('gate', rows(1))
     error = refusal(lambda: engine.load('a').result(30))
     assert error.reason == 'out_of_memory'
+    assert engine.memory_bytes('cpu') > 0
+    assert engine.status('gate').state == ModelState.READY
     gate.opened.set()
     future.result(30)
 

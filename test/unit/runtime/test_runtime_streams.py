@@ -149,10 +149,13 @@ def test_a_new_version_goes_on_with_the_streams_when_their_state_is_the_same(she
 
 
 def test_a_model_with_live_streams_is_not_idle(shelf: Shelf, make_engine: Callable[..., Engine]) -> None:
-    engine = make_engine(budget_bytes=100)
+    engine = make_engine(budget_bytes=300)
     shelf.put('sum', 'accumulate', streams=STREAMS)
     shelf.put('big', 'affine')
     engine.load('sum').result(30)
     add(engine, 'a', 5)
-    engine.load('big').result(30)
+    assert refused(lambda: engine.load('big').result(30)) == 'out_of_memory'
     assert add(engine, 'a', 1) == 6
+    engine.drop_stream('sum', 'a')
+    engine.load('big').result(30)
+    assert refused(lambda: add(engine, 'a', 1)) == 'not_loaded'
