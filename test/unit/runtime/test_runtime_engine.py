@@ -10,8 +10,11 @@ import pytest
 from engine_world import Fragile, Gate, Shelf, rows
 
 from attn_robotics.runtime.backends import Progress
+from attn_robotics.runtime.batching import ModelQueue
 from attn_robotics.runtime.engine import Engine, ModelState
 from attn_robotics.runtime.errors import EngineError
+from attn_robotics.runtime.lanes import Lane
+from attn_robotics.runtime.requests import Request
 
 Make = Callable[..., Engine]
 
@@ -313,6 +316,17 @@ def test_closing_answers_what_runs_and_refuses_what_waits(closed_gate: type[Gate
     closer.join(30)
     assert refusal(lambda: engine.infer('gate', rows(1))).reason == 'not_loaded'
     assert refusal(lambda: engine.load('gate')).reason == 'stopped'
+
+
+def test_a_stopped_lane_takes_nothing_any_more() -> None:
+    queue = ModelQueue(1, 0.0, 8)
+    late = Request(None, queue, {}, 1, (), (0, 1e9, 0), 1e9, 0.0)
+    ran: list[object] = []
+    lane = Lane('engine-test', 0, lambda batch, index: ran.extend(batch), lambda request, reason: None)
+    lane.stop()
+    assert not lane.run_here(late)
+    assert refusal(lambda: lane.offer(late)).reason == 'stopped'
+    assert not ran
 
 
 def test_an_exception_in_a_callback_does_not_end_the_lane(shelf: Shelf, engine: Engine) -> None:
