@@ -110,6 +110,7 @@ class Scheduler:
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
         self._pending: dict[ModelQueue, list[Request]] = {}
+        self._rows: dict[ModelQueue, dict[Group, int]] = {}  # sums of the above, so that refusing costs little
         self._running: dict[int, tuple[float, Sequence[Request]]] = {}  # starts and batches
         self._tickets = 0
 
@@ -125,11 +126,11 @@ class Scheduler:
         """Requests not started yet."""
         return sum(map(len, self._pending.values()))
 
-    def offer(self, request: Request, now: float) -> Request | None:
+    def offer(self, request: Request, now: float) -> list[tuple[Request, Reason]]:
         """Accept a request, or refuse it.
 
         Returns:
-            A request of lower priority that had to leave a full queue, or None.
+            Requests that left a full queue for it, each with its reason: the cancelled, or one of lower priority.
 
         Raises:
             EngineError: `expired`, `queue_full` or `overload`.
@@ -138,25 +139,32 @@ class Scheduler:
             raise EngineError('expired', 'the deadline had passed on arrival; send earlier or allow more time')
         queue = request.queue
         if not self.is_idle() and (late := now + self._delay(request, now) + _margin(request) - request.deadline) > 0:
-            raise EngineError('overload', f'the answer would come {1e3 * late:.1f} ms after the deadline; send less')
-        pending = self._pending.setdefault(queue, [])
-        displaced = None
+            raise EngineError('overload', f'the answer would come {1e3 * late:.1f} ms too late; send less')
+        pending = self._pending.get(queue, [])
+        left: list[tuple[Request, Reason]] = []
         if len(pending) >= queue.limit:
-            if pending[-1].order[0] <= request.order[0]:
+            left = [(waiting, 'cancelled') for waiting in pending if waiting.is_cancelled()]
+            if not left and pending[-1].order[0] <= request.order[0]:
                 raise EngineError('queue_full', f'{queue.limit} requests are waiting; send less or raise queue_limit')
-            displaced = pending.pop()
+            left = left or [(pending[-1], 'displaced')]
+            self._remove(queue, [waiting for waiting, _ in left])
+        pending = self._pending.setdefault(queue, [])
         insort(pending, request, key=_ORDER)
-        return displaced
+        rows = self._rows.setdefault(queue, {})
+        rows[request.group] = rows.get(request.group, 0) + request.rows
+        return left
 
     def take(self, now: float) -> Decision:
         """Choose the next batch and take out what is stale; call `started` before running it."""
         dropped: list[tuple[Request, Reason]] = []
         wake_s: float | None = None
         head: Request | None = None
-        for queue, pending in list(self._pending.items()):
-            self._take_out_stale(queue, pending, now, dropped)
+        for queue in list(self._pending):
+            stale = [request for request in self._pending[queue] if request.deadline < now]
+            dropped += [(request, 'expired') for request in stale]
+            self._remove(queue, stale)
+            pending = self._pending.get(queue)
             if not pending:
-                del self._pending[queue]
                 continue
             due = self._due(queue, pending)
             if due > now:
@@ -167,18 +175,14 @@ class Scheduler:
         if head is None or len(self._running) >= self.workers:
             return Decision([], dropped, wake_s)
         batch = self._form(head, now)
-        pending = self._pending[head.queue]
-        if len(batch) == len(pending):
-            del self._pending[head.queue]
-        else:
-            chosen = set(map(id, batch))
-            pending[:] = [request for request in pending if id(request) not in chosen]
+        self._remove(head.queue, batch)
         return Decision(batch, dropped, wake_s)
 
     def take_all(self) -> list[Request]:
         """Empty the queues, for shutting down."""
         left = [request for pending in self._pending.values() for request in pending]
         self._pending.clear()
+        self._rows.clear()
         return left
 
     def started(self, batch: Sequence[Request], now: float) -> int:
@@ -198,23 +202,33 @@ class Scheduler:
             cost = batch[0].queue.cost.estimate(batch[0].group, sum(running.rows for running in batch))
             work += max(0.0, start + cost - now)
         for queue, pending in self._pending.items():
-            rows: dict[Group, int] = {request.group: request.rows} if queue is request.queue else {}
-            for ahead in pending[: bisect_left(pending, request.order, key=_ORDER)]:
-                rows[ahead.group] = rows.get(ahead.group, 0) + ahead.rows
-            work += sum(queue.cost.total(group, count, queue.max_rows) for group, count in rows.items())
+            if pending[-1].order < request.order:
+                rows = dict(self._rows[queue])
+            else:
+                rows = {}
+                for ahead in pending[: bisect_left(pending, request.order, key=_ORDER)]:
+                    rows[ahead.group] = rows.get(ahead.group, 0) + ahead.rows
+            if queue is request.queue:
+                rows[request.group] = rows.get(request.group, 0) + request.rows
+            work += sum([queue.cost.total(group, count, queue.max_rows) for group, count in rows.items()])
         if request.queue not in self._pending:
             work += request.queue.cost.total(request.group, request.rows, request.queue.max_rows)
         return work / self.workers
 
-    @staticmethod
-    def _take_out_stale(
-        queue: ModelQueue, pending: list[Request], now: float, dropped: list[tuple[Request, Reason]]
-    ) -> None:
-        stale = [request for request in pending if request.deadline < now or request.is_cancelled()]
-        if stale:
-            dropped += [(request, 'cancelled' if request.is_cancelled() else 'expired') for request in stale]
-            gone = set(map(id, stale))
-            pending[:] = [request for request in pending if id(request) not in gone]
+    def _remove(self, queue: ModelQueue, requests: Sequence[Request]) -> None:
+        """Take waiting requests out of their queue."""
+        if not requests:
+            return
+        rows = self._rows[queue]
+        for request in requests:
+            rows[request.group] -= request.rows
+            if not rows[request.group]:
+                del rows[request.group]
+        gone = set(map(id, requests))
+        pending = self._pending[queue]
+        pending[:] = [request for request in pending if id(request) not in gone]
+        if not pending:
+            del self._pending[queue], self._rows[queue]
 
     @staticmethod
     def _due(queue: ModelQueue, pending: Sequence[Request]) -> float:

@@ -63,10 +63,10 @@ class Lane:
         with self._lock:
             if self._stopping:
                 raise EngineError('stopped', 'the engine is shutting down')
-            displaced = self._scheduler.offer(request, self._clock())
+            left = self._scheduler.offer(request, self._clock())
         self._tokens.put(None)
-        if displaced is not None:
-            self._drop(displaced, 'displaced')
+        for other, reason in left:
+            self._drop(other, reason)
 
     def run_here(self, request: Request) -> bool:
         """Run a request in the calling thread if the lane is idle: no thread is woken, nothing is queued."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import heapq
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from attn_robotics.runtime.batching import CostModel, ModelQueue, Scheduler
 from attn_robotics.runtime.errors import EngineError
@@ -73,14 +76,15 @@ def test_a_request_whose_deadline_passed_while_it_waited_is_dropped_with_the_rea
     assert decision.batch == [fresh]
 
 
-def test_a_cancelled_request_leaves_the_queue() -> None:
-    scheduler, queue = Scheduler(), queue_of()
-    gone = request(queue, 5.0)
-    scheduler.offer(gone, 0.0)
+def test_cancelled_requests_make_room_in_a_full_queue() -> None:
+    scheduler, queue = Scheduler(), queue_of(limit=2)
+    gone, kept, fresh = request(queue, 4.0), request(queue, 5.0), request(queue, 6.0)
+    for each in (gone, kept):
+        scheduler.offer(each, 0.0)
     assert gone.future is not None
     gone.future.cancel()
-    assert scheduler.take(0.0).dropped == [(gone, 'cancelled')]
-    assert scheduler.is_idle()
+    assert scheduler.offer(fresh, 0.0) == [(gone, 'cancelled')]
+    assert scheduler.take(0.0).batch == [kept, fresh]
 
 
 def test_a_stale_request_is_refused_on_arrival() -> None:
@@ -97,7 +101,7 @@ def test_a_full_queue_refuses_equals_and_makes_room_for_higher_priority() -> Non
     with pytest.raises(EngineError) as caught:
         scheduler.offer(request(queue, 4.0), 0.0)
     assert caught.value.reason == 'queue_full'
-    assert scheduler.offer(request(queue, 50.0, priority=1), 0.0) is second
+    assert scheduler.offer(request(queue, 50.0, priority=1), 0.0) == [(second, 'displaced')]
     assert scheduler.waiting() == 2
 
 
@@ -142,6 +146,50 @@ def test_a_batch_waits_for_company_but_never_beyond_its_slack() -> None:
     assert scheduler.take(1.0).wake_s == pytest.approx(1.2)
     scheduler.offer(request(queue, 10.0, arrived=1.05), 1.05)
     assert len(scheduler.take(1.05).batch) == 2  # full: no reason to wait
+
+
+OPERATIONS = st.tuples(
+    st.sampled_from(['offer', 'offer', 'offer', 'take', 'cancel']),
+    st.integers(0, 1),
+    st.integers(1, 4),
+    st.integers(0, 2),
+    st.integers(0, 3),
+    st.floats(0.0, 0.5),
+)
+
+
+@given(st.lists(OPERATIONS, max_size=60))
+def test_every_request_leaves_exactly_once_and_the_sums_stay_right(operations: list[tuple[Any, ...]]) -> None:
+    scheduler, queues = Scheduler(), [queue_of(limit=5, rows1=0.1), queue_of(max_rows=4, rows4=0.2)]
+    inside: dict[int, Request] = {}
+    left: list[Request] = []
+    now = 0.0
+    for what, which, rows, group, priority, step in operations:
+        now += step
+        if what == 'offer':
+            one = request(queues[which], now + 1.0, arrived=now, rows=rows, group=(group,), priority=priority)
+            try:
+                left += [gone for gone, _ in scheduler.offer(one, now)]
+                inside[id(one)] = one
+            except EngineError as error:
+                assert error.reason in ('queue_full', 'overload')
+        elif what == 'take':
+            decision = scheduler.take(now)
+            left += [*decision.batch, *(gone for gone, _ in decision.dropped)]
+            assert len({(one.queue, one.group) for one in decision.batch}) <= 1
+            assert sum(one.rows for one in decision.batch) <= 8
+        elif inside:
+            future = next(iter(inside.values())).future
+            assert future is not None
+            future.cancel()
+        for gone in left:
+            del inside[id(gone)]  # not there twice
+        left.clear()
+        assert scheduler.waiting() == len(inside)
+        sums: dict[Any, int] = {}
+        for one in inside.values():
+            sums[one.queue, one.group] = sums.get((one.queue, one.group), 0) + one.rows
+        assert {(queue, group): n for queue, rows_ in scheduler._rows.items() for group, n in rows_.items()} == sums
 
 
 def test_nothing_is_taken_while_every_worker_runs_and_each_free_one_takes_a_batch() -> None:
