@@ -117,6 +117,9 @@ class Engine:
 
         Returns:
             Its status once it answers, or an `EngineError`; a version that ran before goes on after a failure.
+
+        Raises:
+            EngineError: `stopped`, after `close`.
         """
         with self._lock:
             if self._closed:
