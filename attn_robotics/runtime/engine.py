@@ -11,9 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from enum import IntEnum
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -21,53 +19,16 @@ import numpy as np
 from attn_robotics.runtime.backends import Executed, Progress
 from attn_robotics.runtime.backends.base import is_out_of_memory
 from attn_robotics.runtime.catalogue import Catalogue, ModelEntry
-from attn_robotics.runtime.errors import EngineError, Reason, one_line
+from attn_robotics.runtime.errors import EngineError, Reason
 from attn_robotics.runtime.lanes import Lane
-from attn_robotics.runtime.memory import give_back
-from attn_robotics.runtime.metrics import ModelMetrics, ModelSnapshot, prometheus_text
-from attn_robotics.runtime.models import LoadedModel, open_model
+from attn_robotics.runtime.metrics import ModelSnapshot, prometheus_text
+from attn_robotics.runtime.models import LoadedModel
 from attn_robotics.runtime.requests import Array, Reply, Request, check_request, check_values
-from attn_robotics.runtime.streams import StreamStore
+from attn_robotics.runtime.residency import ModelState, ModelStatus, Residency, bare, describe
+
+__all__ = ['Engine', 'ModelState', 'ModelStatus']
 
 log = logging.getLogger(__name__)
-
-
-class ModelState(IntEnum):
-    """As in ModelStatus.msg."""
-
-    UNLOADED = 0
-    LOADING = 1
-    READY = 2
-    FAILED = 3
-
-
-@dataclass(frozen=True)
-class ModelStatus:
-    """One model as an operator sees it; the fields are those of ModelStatus.msg.
-
-    Attributes:
-        name, version, system, backend: of the entry; empty where it can't be read.
-        device: cpu, cuda:0, or the address of the remote server; empty while not loaded.
-        state: what it is doing.
-        reason: why it failed or was evicted, or what to know about it.
-        memory_bytes: weights and static buffers.
-        requests: answered.
-        dropped: refused or failed.
-        queue_p50_ms, compute_p50_ms: medians [ms].
-    """
-
-    name: str
-    version: str = ''
-    system: str = ''
-    backend: str = ''
-    device: str = ''
-    state: ModelState = ModelState.UNLOADED
-    reason: str = ''
-    memory_bytes: int = 0
-    requests: int = 0
-    dropped: int = 0
-    queue_p50_ms: float = 0.0
-    compute_p50_ms: float = 0.0
 
 
 class Engine:
@@ -89,21 +50,12 @@ class Engine:
         max_request_bytes: int = 256 << 20,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.catalogue = catalogue
-        self._budget = budget_bytes
+        self._residency = Residency(catalogue, budget_bytes, clock)
         self._max_request_bytes = max_request_bytes
         self._clock = clock
         self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._models: dict[str, LoadedModel] = {}
-        self._held: set[LoadedModel] = set()  # with memory: those above and retired ones at their last requests
-        self._unknown = ModelMetrics()
-        self._metrics: dict[str, ModelMetrics] = {'': self._unknown}  # '' counts requests for models never loaded
-        self._notes: dict[str, tuple[ModelState, str]] = {}
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._sequence = itertools.count()
-        self._loader = ThreadPoolExecutor(1, 'engine-loader')
-        self._closer = ThreadPoolExecutor(1, 'engine-closer')  # so that giving back need not wait for a long load
         self._closed = False
 
     # Models.
@@ -121,11 +73,7 @@ class Engine:
         Raises:
             EngineError: `stopped`, after `close`.
         """
-        with self._lock:
-            if self._closed:
-                raise EngineError('stopped', 'the engine is shutting down')
-            self._notes[name] = (ModelState.LOADING, '')
-            return self._loader.submit(self._load, name, on_progress)
+        return self._residency.load(name, on_progress)
 
     def unload(self, name: str) -> Future[None]:
         """Stop answering for a model at once, and give its memory back after the requests under way.
@@ -133,50 +81,15 @@ class Engine:
         Raises:
             EngineError: `not_loaded`.
         """
-        done: Future[None] = Future()
-        with self._lock:
-            model = self._models.get(name)
-            if model is None:
-                raise EngineError('not_loaded', f'model {name[:100]!r} is not loaded')
-            self._notes.pop(name, None)
-            self._retire(model, done)
-        return done
+        return self._residency.unload(name)
 
     def list_models(self) -> list[ModelStatus]:
         """Every model of the catalogue and every loaded one, by name."""
-        return [self.status(name) for name in sorted({*self.catalogue.names(), *self._models, *self._notes})]
+        return self._residency.list_models()
 
     def status(self, name: str) -> ModelStatus:
         """One model's status, loaded or not."""
-        with self._lock:
-            model = self._models.get(name)
-            state, reason = self._notes.get(name, (ModelState.UNLOADED, ''))
-            metrics = self._metrics.get(name)
-        status = ModelStatus(name, state=state, reason=reason)
-        if model is None:
-            try:
-                entry = self.catalogue.entry(name)
-            except EngineError as error:
-                return replace(status, state=ModelState.FAILED, reason=reason or str(error))
-        else:
-            entry = model.entry
-            status = replace(
-                status,
-                device=model.backend.device,
-                state=ModelState.READY,
-                reason=reason or ('loading another version' if state == ModelState.LOADING else model.backend.note),
-                memory_bytes=model.memory_bytes,
-            )
-        if metrics:
-            counted = metrics.snapshot()
-            status = replace(
-                status,
-                requests=counted.requests,
-                dropped=sum(counted.dropped.values()),
-                queue_p50_ms=1e3 * counted.p50_s['queue'],
-                compute_p50_ms=1e3 * counted.p50_s['compute'],
-            )
-        return replace(status, version=entry.version, system=entry.system, backend=entry.backend)
+        return self._residency.status(name)
 
     def entry(self, name: str) -> ModelEntry:
         """The entry of a loaded model.
@@ -184,7 +97,7 @@ class Engine:
         Raises:
             EngineError: `not_loaded`.
         """
-        return self._find(name).entry
+        return self._residency.find(name).entry
 
     # Requests.
 
@@ -263,7 +176,7 @@ class Engine:
         Raises:
             EngineError: `not_loaded`, `bad_stream`.
         """
-        return self._find(model).streams.snapshot(stream)
+        return self._residency.find(model).streams.snapshot(stream)
 
     def restore_stream(self, model: str, stream: str, state: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> None:
         """Give a stream a state.
@@ -271,7 +184,7 @@ class Engine:
         Raises:
             EngineError: `not_loaded`, `bad_stream`.
         """
-        self._find(model).streams.restore(stream, state)
+        self._residency.find(model).streams.restore(stream, state)
 
     def drop_stream(self, model: str, stream: str) -> bool:
         """Forget a stream; False when there is none.
@@ -279,15 +192,13 @@ class Engine:
         Raises:
             EngineError: `not_loaded`.
         """
-        return self._find(model).streams.drop(stream)
+        return self._residency.find(model).streams.drop(stream)
 
     # Metrics.
 
     def metrics(self) -> dict[str, ModelSnapshot]:
         """Counters of every model that was ever loaded, by name."""
-        with self._lock:
-            metrics = dict(self._metrics)
-        return {name: counted.snapshot() for name, counted in metrics.items()}
+        return {name: counted.snapshot() for name, counted in self._residency.metrics().items()}
 
     def waiting(self) -> dict[str, int]:
         """Requests not started yet, by lane."""
@@ -299,16 +210,14 @@ class Engine:
 
     def memory_bytes(self, device: str) -> int:
         """What models hold on a device."""
-        with self._lock:
-            return self._memory(device)
+        return self._residency.memory_bytes(device)
 
     def prometheus(self) -> str:
         """All counters in Prometheus' text format."""
-        with self._lock:
-            metrics, models = dict(self._metrics), dict(self._models)
+        models = self._residency.models()
         memory = {name: model.memory_bytes for name, model in models.items()}
         streams = {name: len(model.streams) for name, model in models.items() if model.entry.state}
-        return prometheus_text(metrics, memory, streams)
+        return prometheus_text(self._residency.metrics(), memory, streams)
 
     # The end.
 
@@ -319,14 +228,10 @@ class Engine:
                 return
             self._closed = True
             lanes = list(self._lanes.values())
+        self._residency.refuse_loads()
         for lane in lanes:
             lane.stop()
-        with self._lock:
-            for model in list(self._models.values()):
-                self._retire(model)
-            self._idle.wait_for(lambda: not any(model.pending for model in self._held))
-        self._loader.shutdown(wait=True)
-        self._closer.shutdown(wait=True)
+        self._residency.close()
 
     def __enter__(self) -> Engine:
         """Close on leaving."""
@@ -351,14 +256,7 @@ class Engine:
     ) -> Request:
         """Check a request; from here on its model stays until the request is settled."""
         arrived = self._clock()
-        with self._lock:
-            try:
-                model = self._find(name)
-            except EngineError as error:
-                self._metrics.get(name, self._unknown).dropped(error.reason)
-                raise
-            model.pending += 1
-            model.used = arrived
+        model = self._residency.acquire(name, arrived)
         entry = model.entry
         try:
             if version and version != entry.version:
@@ -378,7 +276,7 @@ class Engine:
         except BaseException as error:
             if isinstance(error, EngineError):
                 model.metrics.dropped(error.reason)
-            self._release(model)
+            self._residency.release(model)
             raise
         deadline = arrived + deadline_s
         order = (-priority, deadline, next(self._sequence))
@@ -437,7 +335,7 @@ class Engine:
         elif error is not None:
             model.metrics.dropped(error.reason)
         following = model.streams.leave(request.stream) if request.stream is not None else None
-        self._release(model)
+        self._residency.release(model)
         request.reply, request.error = reply, error
         if request.future is not None and wanted:
             if error is not None:
@@ -486,7 +384,7 @@ class Engine:
             for request in batch:
                 self._launch([request], lane)
             return
-        _bare(failure)
+        bare(failure)
         for request in batch:
             self._settle(request, error=failure)
 
@@ -506,7 +404,7 @@ class Engine:
                 raise
             log.warning('%s: out of memory, evicting idle models and trying once more', model.entry.name)
         # Outside the handler, so that the exception's frames no longer hold tensors.
-        self._evict_idle(model.backend.device, f'{model.entry.name} ran out of memory')
+        self._residency.evict_idle(model.backend.device, f'{model.entry.name} ran out of memory')
         return model.backend.execute(batch, lane)
 
     def _answer(
@@ -543,149 +441,6 @@ class Engine:
         for request, reply in answered:
             self._settle(request, reply=reply)
 
-    # Models and their memory.
-
-    def _find(self, name: str) -> LoadedModel:
-        model = self._models.get(name)
-        if model is None:
-            loaded = ', '.join(sorted(self._models)) or 'none'
-            raise EngineError('not_loaded', f'model {str(name)[:100]!r} is not loaded; loaded are: {loaded}')
-        return model
-
-    def _release(self, model: LoadedModel) -> None:
-        with self._lock:
-            model.pending -= 1
-            if not model.pending and model.on_idle is not None:
-                self._closer.submit(model.on_idle)
-                self._idle.notify_all()
-
-    def _retire(self, model: LoadedModel, done: Future[None] | None = None) -> None:
-        """Take a model out of service, to be closed after its last request; the lock is held."""
-        if self._models.get(model.entry.name) is model:
-            del self._models[model.entry.name]
-
-        def close() -> None:
-            self._close_model(model)
-            if done is not None:
-                done.set_result(None)
-
-        model.on_idle = close
-        if not model.pending:
-            self._closer.submit(close)
-
-    def _close_model(self, model: LoadedModel) -> None:
-        try:
-            model.backend.close()
-        finally:
-            with self._lock:
-                self._held.discard(model)
-                model.on_idle = None  # it refers to the model: no cycle is left to collect
-                self._idle.notify_all()
-            give_back()
-
-    def _memory(self, device: str) -> int:
-        return sum(model.memory_bytes for model in self._held if model.backend.device == device)
-
-    def _evict_idle(self, device: str, why: str, needed: int | None = None, keep: str = '') -> None:
-        """Close idle models of a device, least recently used first, until `needed` bytes fit; all when None."""
-        while True:
-            with self._lock:
-                if needed is not None and (self._budget is None or self._memory(device) + needed <= self._budget):
-                    break
-                idle = [
-                    model
-                    for name, model in self._models.items()
-                    if model.backend.device == device and name != keep and not model.pending and model.memory_bytes
-                ]
-                # A stream's state would be lost with its model.
-                idle = [model for model in idle if not len(model.streams)]
-                if not idle:
-                    break
-                oldest = min(idle, key=lambda model: model.used)
-                del self._models[oldest.entry.name]
-                self._notes[oldest.entry.name] = (ModelState.UNLOADED, f'evicted: {why}')
-            log.warning('%s evicted: %s', oldest.entry.name, why)
-            self._close_model(oldest)
-        if needed is None:
-            give_back()
-
-    def _load(self, name: str, on_progress: Callable[[Progress], None] | None) -> ModelStatus:
-        def step(stage: str, done: int, total: int) -> None:
-            if on_progress is not None:
-                try:
-                    on_progress(Progress(name, stage, done, total))
-                except Exception:
-                    log.exception('the progress callback of %s failed', name)
-
-        try:
-            self._replace(name, step)
-        except Exception as error:
-            log.debug('loading %s failed', name, exc_info=True)
-            failure = error if isinstance(error, EngineError) else EngineError('backend', f'{name}: {_describe(error)}')
-        else:
-            return self.status(name)
-        with self._lock:
-            if failure.reason == 'unknown_model':
-                self._notes.pop(name, None)  # anybody may ask for any name: keep none of them
-            else:
-                self._notes[name] = (ModelState.FAILED, str(failure))
-        _bare(failure)
-        give_back()
-        raise failure
-
-    def _replace(self, name: str, step: Callable[[str, int, int], None]) -> None:
-        """Open a version and let it take over."""
-        if self._closed:
-            raise EngineError('stopped', 'the engine is shutting down')
-        entry = self.catalogue.entry(name)
-        with self._lock:
-            metrics = self._metrics.setdefault(name, ModelMetrics())
-            running = self._models.get(name)
-        streams = running.streams if running and running.streams.fits(entry) else StreamStore(entry, self._clock)
-        model = self._open(entry, metrics, streams, step)
-        device = model.backend.device
-        with self._lock:  # what was unloaded a moment ago must not count against the budget
-            self._idle.wait_for(lambda: not any(m.on_idle is not None and not m.pending for m in self._held))
-        self._evict_idle(device, f'room for {name}', model.memory_bytes, keep=name)
-        with self._lock:
-            free = None if self._budget is None else self._budget - self._memory(device)
-            fits = (free is None or model.memory_bytes <= free) and not self._closed
-            if fits:
-                if (old := self._models.get(name)) is not None:
-                    self._retire(old)
-                self._models[name] = model
-                self._held.add(model)
-                model.used = self._clock()
-                streams.entry = entry
-                self._notes.pop(name, None)
-        if not fits:
-            model.backend.close()
-            if free is None or self._closed:
-                raise EngineError('stopped', 'the engine is shutting down')
-            raise EngineError(
-                'out_of_memory',
-                f'{name} needs {model.memory_bytes} bytes on {device}, {max(0, free)} of the budget are free and no '
-                'idle model is left to evict; unload one or raise the budget',
-            )
-
-    def _open(
-        self, entry: ModelEntry, metrics: ModelMetrics, streams: StreamStore, step: Callable[[str, int, int], None]
-    ) -> LoadedModel:
-        try:
-            return open_model(entry, metrics, streams, step, self._clock)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            log.warning('%s: out of memory while loading, evicting idle models and trying once more', entry.name)
-        for device in {model.backend.device for model in list(self._models.values())}:
-            self._evict_idle(device, f'{entry.name} ran out of memory while loading', keep=entry.name)
-        try:
-            return open_model(entry, metrics, streams, step, self._clock)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise EngineError('out_of_memory', f'{entry.name} does not fit in memory: {_describe(error)}') from error
-
 
 _DROPPED: dict[Reason, str] = {
     'expired': 'the deadline passed while the request waited; send less or allow more time',
@@ -695,21 +450,12 @@ _DROPPED: dict[Reason, str] = {
 }
 
 
-def _bare(error: BaseException) -> None:
-    """Take the frames off an error that outlives them: they hold weights and tensors."""
-    error.__cause__ = error.__context__ = error.__traceback__ = None
-
-
-def _describe(error: BaseException) -> str:
-    return f'{type(error).__name__}: {one_line(error, 250)}'
-
-
 def _translate(model: LoadedModel, error: Exception) -> EngineError:
     if is_out_of_memory(error):
         return EngineError(
             'out_of_memory', f'{model.entry.name} ran out of memory twice; send smaller requests or unload a model'
         )
-    return EngineError('backend', f'{model.entry.name} failed: {_describe(error)}')
+    return EngineError('backend', f'{model.entry.name} failed: {describe(error)}')
 
 
 def _mark_cuda(request: Request) -> None:

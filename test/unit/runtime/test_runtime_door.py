@@ -291,7 +291,7 @@ def test_a_model_behind_another_engine_answers_as_if_it_were_here(remote: Engine
 
 def test_a_connection_that_the_server_closed_is_opened_anew(remote: Engine) -> None:
     remote.infer('m', rows(1))
-    (connection,) = remote._models['m'].backend._unused  # type: ignore[attr-defined]
+    (connection,) = remote._residency.find('m').backend._unused  # type: ignore[attr-defined]
     connection.sock.shutdown(socket.SHUT_RDWR)
     np.testing.assert_array_equal(remote.infer('m', rows(2)).outputs['y'], rows(2)['x'])
 

@@ -353,7 +353,7 @@ def test_loading_and_unloading_leaves_nothing_behind(shelf: Shelf, engine: Engin
         request = {'x': np.zeros((1, 100), np.float32)}
         engine.submit('a', request).result(30)
         engine.infer('a', request)
-        ghosts += [weakref.ref(engine._models['a'].backend), weakref.ref(request['x'])]
+        ghosts += [weakref.ref(engine._residency.find('a').backend), weakref.ref(request['x'])]
         del request
         engine.unload('a').result(30)
     gc.collect()
