@@ -27,22 +27,32 @@ class CostModel:
     """Seconds a launch takes, from measurements: mean plus two deviations, by group and power of two of rows."""
 
     LEARNING_RATE = 0.2
+    DRIFT = 0.05  # what is not measured any more drifts this fast to what the measured ones suggest
     OUTLIER = 4.0  # a sample counts as at most this many means: one stall is not a trend
     MAX_GROUPS = 256  # a client that sends ever new shapes must not fill the memory
 
     def __init__(self) -> None:
-        self._groups: OrderedDict[Group, dict[int, tuple[float, float]]] = OrderedDict()
+        # By bucket: mean, deviation, and the least mean so far, which is the cost on an undisturbed machine [s].
+        self._groups: OrderedDict[Group, dict[int, tuple[float, float, float]]] = OrderedDict()
 
     def observe(self, group: Group, rows: int, seconds: float) -> None:
         """Learn from one launch."""
+        seconds = max(seconds, 1e-9)  # a coarse or stopped clock
         buckets = self._groups.setdefault(group, {})
         self._groups.move_to_end(group)
         if len(self._groups) > self.MAX_GROUPS:
             self._groups.popitem(last=False)
-        mean, deviation = buckets.get(bucket := _bucket(rows), (seconds, 0.0))
+        mean, deviation, least = buckets.get(bucket := _bucket(rows), (seconds, 0.0, seconds))
         error = min(seconds, self.OUTLIER * mean) - mean
         rate = self.LEARNING_RATE
-        buckets[bucket] = (mean + rate * error, deviation + rate * (abs(error) - deviation))
+        mean += rate * error
+        least = min(least, mean)
+        buckets[bucket] = (mean, deviation + rate * (abs(error) - deviation), least)
+        # Launches once measured as slow must not be avoided for ever, and so never be measured again.
+        for other, (its_mean, its_deviation, its_least) in list(buckets.items()):
+            if other != bucket:
+                its_mean += self.DRIFT * (its_least * mean / least - its_mean)
+                buckets[other] = (its_mean, (1 - self.DRIFT) * its_deviation, its_least)
 
     def estimate(self, group: Group, rows: int) -> float:
         """Upper estimate for one launch [s]; 0 for a group never measured.
@@ -56,7 +66,7 @@ class CostModel:
         sizes = list(buckets)  # at once: another thread may be learning
         larger = [size for size in sizes if size >= bucket]
         nearest = min(larger) if larger else max(sizes)
-        mean, deviation = buckets[nearest]
+        mean, deviation, _ = buckets[nearest]
         return (mean + 2 * deviation) * max(1.0, bucket / nearest)
 
     def total(self, group: Group, rows: int, max_rows: int) -> float:

@@ -225,6 +225,19 @@ def test_one_stall_does_not_spoil_the_cost_and_a_trend_is_learnt() -> None:
     assert cost.estimate((), 1) == pytest.approx(0.02, rel=0.1)
 
 
+def test_a_large_launch_once_slow_is_tried_again_although_only_small_ones_run() -> None:
+    cost = CostModel()
+    for rows, seconds in ((1, 0.01), (8, 0.02), (8, 0.08), (8, 0.08)):
+        cost.observe((), rows, seconds)
+    assert cost.estimate((), 8) > 0.04
+    for _ in range(100):
+        cost.observe((), 1, 0.01)
+    assert cost.estimate((), 8) == pytest.approx(0.02, rel=0.05)
+    for _ in range(100):
+        cost.observe((), 1, 0.03)  # the whole machine is three times slower now
+    assert cost.estimate((), 8) == pytest.approx(0.06, rel=0.1)
+
+
 def test_costs_of_ever_new_shapes_do_not_fill_the_memory() -> None:
     cost = CostModel()
     for size in range(10 * CostModel.MAX_GROUPS):
