@@ -38,8 +38,9 @@ class CostModel:
     def observe(self, group: Group, rows: int, seconds: float) -> None:
         """Learn from one launch."""
         seconds = max(seconds, 1e-9)  # a coarse or stopped clock
-        buckets = self._groups.setdefault(group, {})
-        self._groups.move_to_end(group)
+        # Two lanes may learn at once: each step is atomic, and none relies on the one before.
+        buckets = self._groups.pop(group, {})
+        self._groups[group] = buckets  # most recently used last
         if len(self._groups) > self.MAX_GROUPS:
             self._groups.popitem(last=False)
         mean, deviation, least = buckets.get(bucket := _bucket(rows), (seconds, 0.0, seconds))
