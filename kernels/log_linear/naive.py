@@ -29,10 +29,10 @@ def level_table(tokens: int, device: torch.device | None = None) -> Tensor:
 
 def dense(q: Tensor, k: Tensor, v: Tensor, g: Tensor, lam: Tensor, beta: Tensor | None = None) -> Tensor:
     """O(T^2): interaction times decay mask times hierarchical mask."""
-    weights, _ = _interaction(q, k, g, beta)
     tokens = q.shape[2]
+    weights, _ = _interaction(q, k, g, beta)
     index = level_table(tokens, q.device).expand(*q.shape[:2], tokens, tokens)
-    return (weights * lam.gather(-1, index)) @ v
+    return _product(weights * lam.gather(-1, index), v)
 
 
 def _interaction(q: Tensor, k: Tensor, g: Tensor, beta: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -44,11 +44,17 @@ def _interaction(q: Tensor, k: Tensor, g: Tensor, beta: Tensor | None) -> tuple[
     weights = (q @ k.transpose(-1, -2)).masked_fill(~causal, 0.0)
     inverse = None
     if beta is not None:
-        eye = torch.eye(tokens, dtype=k.dtype, device=k.device)
-        lower = (beta[..., None] * (k @ k.transpose(-1, -2))).tril(-1)
-        inverse = torch.linalg.solve_triangular(eye + lower, torch.diag_embed(beta), upper=False)
-        weights = weights @ inverse
+        wide = torch.promote_types(k.dtype, torch.float32)
+        eye = torch.eye(tokens, dtype=wide, device=k.device)
+        lower = (beta[..., None] * (k @ k.transpose(-1, -2))).to(wide).tril(-1)
+        inverse = torch.linalg.solve_triangular(eye + lower, torch.diag_embed(beta.to(wide)), upper=False)
+        weights = _product(weights, inverse.to(k.dtype))
     return weights * decay, inverse
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product in the type of `right`: decays are float32 beside operands of half precision."""
+    return left.to(right.dtype) @ right
 
 
 def chunked(
@@ -77,21 +83,21 @@ def chunked(
         weights, inverse = _interaction(q_c, k_c, g_c, None if beta is None else beta[:, :, at])
         total = g_c.cumsum(-1)
         rest = (total[..., -1:] - total).exp()  # decay from each token to the chunk's end
-        o_c = (weights * lam_c.gather(-1, inside)) @ v_c
+        o_c = _product(weights * lam_c.gather(-1, inside), v_c)
         reach, carry = q_c, eye
         keys = k_c.transpose(-1, -2)
         if inverse is not None:
-            causal = (q_c @ keys).tril() @ inverse
-            reach = q_c - causal @ k_c
-            keys = keys @ inverse
+            inverse = inverse.to(k_c.dtype)
+            reach = q_c - _product(_product((q_c @ keys).tril(), inverse), k_c)
+            keys = _product(keys, inverse)
             carry = eye - keys @ k_c
         reach = reach * total.exp()[..., None]
         for level, state in enumerate(states):
             if state is not None:
-                o_c = o_c + lam_c[..., base + level - 1, None] * (reach @ state)
-                states[level] = total[..., -1].exp()[..., None, None] * (carry @ state)
-        states[0] = (keys * rest[..., None, :]) @ v_c
-        out.append(o_c)
+                o_c = o_c + lam_c[..., base + level - 1, None] * _product(reach, state)
+                states[level] = (total[..., -1].exp()[..., None, None] * (carry @ state)).to(v.dtype)
+        states[0] = _product(keys * rest[..., None, :], v_c)
+        out.append(o_c.to(v.dtype))
     return torch.cat(out, 2)[:, :, :tokens]
 
 
@@ -181,10 +187,11 @@ def _lowest_bit(number: Tensor) -> Tensor:
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, g: Tensor, lam: Tensor, beta: Tensor | None = None) -> Tensor:
     """O(T log T) token by token, through `step`; not differentiable."""
-    state = empty_state(*q.shape[:2], lam.shape[-1], k.shape[-1], v.shape[-1], q.device, torch.promote_types(q.dtype, torch.float32))
+    wide = torch.promote_types(q.dtype, torch.float32)
+    state = empty_state(*q.shape[:2], lam.shape[-1], k.shape[-1], v.shape[-1], q.device, wide)
     with torch.no_grad():
-        rows = [
-            step(q[:, :, t], k[:, :, t], v[:, :, t], g[:, :, t], lam[:, :, t], state, None if beta is None else beta[:, :, t])
-            for t in range(q.shape[2])
-        ]
+        rows = []
+        for t in range(q.shape[2]):
+            token = (x[:, :, t] for x in (q, k, v, g, lam))
+            rows.append(step(*token, state, None if beta is None else beta[:, :, t]))
     return torch.stack(rows, 2).to(v.dtype) if rows else v.clone()

@@ -18,76 +18,92 @@ def _neighbour_set(
     q, k, v, o, positions, alpha, beta, lengths,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, p_b, p_n,
     heads, slots, width, scale,
-    AXES: tl.constexpr, LAW: tl.constexpr, HAS_LENGTHS: tl.constexpr, EVEN: tl.constexpr,
+    AXES: tl.constexpr, LAW: tl.constexpr, HAS_LENGTHS: tl.constexpr, EVEN: tl.constexpr, PACK: tl.constexpr,
     HEADS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr,
 ):  # fmt: skip
-    """One set, HEADS heads, ROWS queries. EVEN: tile sizes equal the problem's, so only lengths need masks."""
+    """One set, HEADS tiles of PACK heads, ROWS queries.
+
+    EVEN: the tile is the problem, so loads need no mask. Lengths never mask a load: the loads would wait for them.
+    """
     b = tl.program_id(0).to(tl.int64)
-    h = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
+    first = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     m = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, KEYS)
     d = tl.arange(0, WIDTH)
-    length = slots
-    if HAS_LENGTHS:
-        length = tl.minimum(tl.load(lengths + b), slots)
-    h3 = h[:, None, None].to(tl.int64)
-    q_at = q + b * q_b + h3 * q_h + m[None, :, None] * q_n + d[None, None, :]
-    k_at = k + b * k_b + h3 * k_h + n[None, None, :] * k_n + d[None, :, None]
-    v_at = v + b * v_b + h3 * v_h + n[None, :, None] * v_n + d[None, None, :]
-    if EVEN and not HAS_LENGTHS:
+    # Sets smaller than a tile: PACK heads side by side, pairs of different heads are masked.
+    m_slot = m % slots if PACK > 1 else m
+    n_slot = n % slots if PACK > 1 else n
+    m_head = first[:, None] * PACK + (m // slots)[None, :] if PACK > 1 else first[:, None] + tl.zeros_like(m)[None, :]
+    n_head = first[:, None] * PACK + (n // slots)[None, :] if PACK > 1 else first[:, None] + tl.zeros_like(n)[None, :]
+    m_far = m_head.to(tl.int64)
+    n_far = n_head.to(tl.int64)
+    q_at = q + b * q_b + (m_far * q_h + m_slot[None, :] * q_n)[:, :, None] + d[None, None, :]
+    k_at = k + b * k_b + (n_far * k_h + n_slot[None, :] * k_n)[:, None, :] + d[None, :, None]
+    v_at = v + b * v_b + (n_far * v_h + n_slot[None, :] * v_n)[:, :, None] + d[None, None, :]
+    if EVEN:
         q_tile = tl.load(q_at)
         k_tile = tl.load(k_at)
         v_tile = tl.load(v_at)
     else:
-        inside = (h[:, None, None] < heads) & (d[None, None, :] < width)
-        q_tile = tl.load(q_at, mask=inside & (m[None, :, None] < length), other=0.0)
-        k_mask = (h[:, None, None] < heads) & (d[None, :, None] < width) & (n[None, None, :] < length)
-        k_tile = tl.load(k_at, mask=k_mask, other=0.0)
-        v_tile = tl.load(v_at, mask=inside & (n[None, :, None] < length), other=0.0)
-    scores = tl.dot(q_tile.to(PRODUCT), k_tile.to(PRODUCT), input_precision='ieee') * scale  # base 2: scale holds log2 e
+        row_in = (m_head < heads) & (m < slots * PACK)[None, :]
+        key_in = (n_head < heads) & (n < slots * PACK)[None, :]
+        wide_in = d < width
+        q_tile = tl.load(q_at, mask=row_in[:, :, None] & wide_in[None, None, :], other=0.0)
+        k_tile = tl.load(k_at, mask=key_in[:, None, :] & wide_in[None, :, None], other=0.0)
+        v_tile = tl.load(v_at, mask=key_in[:, :, None] & wide_in[None, None, :], other=0.0)
+    length = slots
+    if HAS_LENGTHS:
+        length = tl.minimum(tl.load(lengths + b), slots)
+        # Padding may hold NaN, which a weight of zero would not silence.
+        v_tile = tl.where((n_slot < length)[None, :, None], v_tile, 0.0)
+    scores = tl.dot(q_tile.to(PRODUCT), k_tile.to(PRODUCT), input_precision='ieee') * scale  # base 2: scale has log2 e
     if AXES > 0:
         square = tl.zeros((ROWS, KEYS), tl.float32)
         p_at = positions + b * p_b
         for axis in tl.static_range(AXES):
-            mine = tl.load(p_at + m * p_n + axis, mask=m < length, other=0.0).to(tl.float32)
-            other = tl.load(p_at + n * p_n + axis, mask=n < length, other=0.0).to(tl.float32)
+            mine = tl.load(p_at + m_slot * p_n + axis, mask=m_slot < slots, other=0.0).to(tl.float32)
+            other = tl.load(p_at + n_slot * p_n + axis, mask=n_slot < slots, other=0.0).to(tl.float32)
             offset = mine[:, None] - other[None, :]
             square += offset * offset
         distance = root(square)[None, :, :]
-        strength = tl.load(alpha + h, mask=h < heads, other=0.0).to(tl.float32)[:, None, None]
-        inverse = tl.load(beta + h, mask=h < heads, other=0.0).to(tl.float32)[:, None, None]
+        strength = tl.load(alpha + m_head, mask=m_head < heads, other=0.0).to(tl.float32)[:, :, None]
+        inverse = tl.load(beta + m_head, mask=m_head < heads, other=0.0).to(tl.float32)[:, :, None]
         if LAW == 'power':
             scores -= strength * log2_positive(1.0 + inverse * distance)
         else:
             scores -= (strength * inverse * 1.4426950408889634) * distance
-    scores = tl.where(n[None, None, :] < length, scores, float('-inf'))
+    if PACK > 1:
+        pair = ((m // slots)[:, None] == (n // slots)[None, :]) & (n < slots * PACK)[None, :]
+        scores = tl.where((pair & (n_slot < length)[None, :])[None, :, :], scores, float('-inf'))
+    else:
+        scores = tl.where((n_slot < length)[None, None, :], scores, float('-inf'))
     top = tl.max(scores, 2)
     top = tl.where(top == float('-inf'), 0.0, top)  # a set without members: all weights below become exactly zero
     weights = tl.exp2(scores - top[:, :, None])
     total = tl.sum(weights, 2)
     out = tl.dot(weights.to(PRODUCT), v_tile.to(PRODUCT), input_precision='ieee')
     out = out / tl.where(total > 0.0, total, 1.0)[:, :, None]
-    o_at = o + b * o_b + h3 * o_h + m[None, :, None] * o_n + d[None, None, :]
+    o_at = o + b * o_b + (m_far * o_h + m_slot[None, :] * o_n)[:, :, None] + d[None, None, :]
     if HAS_LENGTHS:
-        out = tl.where(m[None, :, None] < length, out, 0.0)
+        out = tl.where((m_slot < length)[None, :, None], out, 0.0)
     if EVEN:
         tl.store(o_at, out.to(o.dtype.element_ty))
     else:
-        kept = (h[:, None, None] < heads) & (m[None, :, None] < slots) & (d[None, None, :] < width)
-        tl.store(o_at, out.to(o.dtype.element_ty), mask=kept)
+        kept = (m_head < heads) & (m < slots * PACK)[None, :]
+        tl.store(o_at, out.to(o.dtype.element_ty), mask=kept[:, :, None] & (d < width)[None, None, :])
 
 
 def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, int]:
-    """Heads a program, rows a program, warps: a tile of some 4096 numbers per tensor, unless the GPU would idle."""
-    keys, wide = power_of_two(slots), power_of_two(width)
+    """Tiles a program, rows a tile, warps: two tiles were fastest wherever there are enough of them."""
+    keys = power_of_two(slots)
+    if sets * heads < 64:  # latency: spread rows over the GPU's processors
+        return 1, 16, 2
     rows = keys
-    group = max(1, min(triton.next_power_of_2(heads), 4096 // (keys * wide), 8))
-    if sets * heads < 512:  # latency: spread heads and rows over the GPU's processors
-        group, rows = 1, 16
-    while group * rows * keys > 64 * 1024:
+    while rows * keys > 8192:
         rows //= 2
-    warps = max(1, min(8, group * rows * max(keys, wide) // 1024))
-    return group, rows, max(warps, 4 if rows * keys >= 4096 else 1)
+    if keys == 16:
+        return (2 if heads > 1 else 1), 16, 1 if sets * heads > 16384 or width * slots > 256 else 2
+    return (2 if keys <= 32 and heads > 1 else 1), rows, 2 if keys <= 32 else 4
 
 
 def neighbour_set_forward(
@@ -111,15 +127,16 @@ def neighbour_set_forward(
     group, rows, warps = config or settings(sets, heads, slots, width)
     keys, wide = power_of_two(slots), power_of_two(width)
     axes = 0 if positions is None else positions.shape[2]
-    even = heads % group == 0 and slots == keys and width == wide
-    grid = (sets, triton.cdiv(heads, group), triton.cdiv(keys, rows))
+    pack = keys // slots if rows == keys and slots < keys and heads % (keys // slots) == 0 else 1
+    even = heads % (group * pack) == 0 and slots * pack == keys and width == wide
+    grid = (sets, triton.cdiv(heads, group * pack), triton.cdiv(keys, rows))
     with on_device_of(q):
         _neighbour_set[grid](
             q, k, v, out, positions, alpha, beta, lengths,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
             *((0, 0) if positions is None else positions.stride()[:2]),
             heads, slots, width, scale * LOG2_E,
-            AXES=axes, LAW=law, HAS_LENGTHS=lengths is not None, EVEN=even,
+            AXES=axes, LAW=law, HAS_LENGTHS=lengths is not None, EVEN=even, PACK=pack,
             HEADS=group, ROWS=rows, KEYS=keys, WIDTH=wide, PRODUCT=interpreter_product(q.dtype), num_warps=warps,
         )  # fmt: skip
     return out

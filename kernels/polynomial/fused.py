@@ -44,6 +44,6 @@ def polynomial_step_fused(projected: Tensor, gate: Tensor, state: Tensor, count:
     with on_device_of(projected):
         _step[(streams,)](
             projected, gate, state, count, out, projected.stride(0), gate.stride(0), features,
-            DEGREE=degree, PART=part, BLOCK=min(1024, triton.next_power_of_2(part)), num_warps=4,
+            DEGREE=degree, PART=part, BLOCK=min(1024, triton.next_power_of_2(part)), num_warps=8,
         )  # fmt: skip
     return out

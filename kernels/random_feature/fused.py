@@ -136,7 +136,7 @@ def random_feature_forward(
     folded = (folded * (scale**0.5 * LOG2_E)).to(low).contiguous()  # (H or 1, m, D)
     turn = None if geometry is None else geometry.to(low).contiguous()
     key_tile, key_warps, rows, row_warps = config
-    span = max(key_tile, triton.cdiv(triton.cdiv(keys * sets * heads, 264), key_tile) * key_tile)
+    span = max(key_tile, triton.cdiv(triton.cdiv(keys * sets * heads, 132), key_tile) * key_tile)
     splits = triton.cdiv(keys, span)
     out = torch.empty((sets, heads, queries, value), dtype=v.dtype, device=q.device)
     sums = torch.empty((sets * heads, splits, features, value), dtype=torch.float32, device=q.device)
@@ -155,8 +155,8 @@ def random_feature_forward(
             HAS_GEOMETRY=turn is not None, HAS_KEEP=kept is not None, SPAN=span, KEYS=key_tile, WIDTH=width,
             INNER=projections.shape[2], PRODUCT=product, STAGES=2, num_warps=key_warps, **sizes,
         )  # fmt: skip
-        _join[(features // 32, sets * heads)](
-            sums, masses, tops, state, mass, splits, PART=32, SPLITS=triton.next_power_of_2(splits), **sizes
+        _join[(features // 8, sets * heads)](
+            sums, masses, tops, state, mass, splits, PART=8, SPLITS=triton.next_power_of_2(splits), num_warps=1, **sizes
         )
         _queries[(triton.cdiv(queries, rows), sets * heads)](
             q, folded, state, mass, out, *q.stride()[:3], by_head, *out.stride()[:3], heads, queries,
