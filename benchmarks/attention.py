@@ -26,7 +26,7 @@ def rms(value: torch.Tensor, truth: torch.Tensor) -> float:
     return float((value.double() - truth.double()).square().mean().sqrt())
 
 
-def measure(row: Row, deadline: float) -> list[dict[str, object]]:
+def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[str, object]]:
     """Gate, time and compare one row; baselines are left out once the deadline has passed."""
     ours, low, truth = row.gate()
     error, allowed = rms(ours, truth), 2 * rms(low, truth) + 1e-6
@@ -44,6 +44,8 @@ def measure(row: Row, deadline: float) -> list[dict[str, object]]:
     )  # fmt: skip
     times: dict[str, float] = {}
     for name, work in row.baselines.items():
+        if f'{row.name}/{name}' in without:
+            continue
         if time.monotonic() > deadline:
             found.append({'name': f'time/{case}/{name}', 'value': None, 'unit': 'us', 'note': 'out of time'})
             continue
@@ -132,6 +134,7 @@ def main() -> int:
     parser.add_argument('--plot', type=Path, help='write a bar chart here (needs matplotlib)')
     parser.add_argument('--seed', type=int, default=42, help='seed of all inputs')
     parser.add_argument('--budget', type=float, default=3600.0, help='seconds after which baselines are left out')
+    parser.add_argument('--without', nargs='*', default=[], metavar='ROW/BASELINE', help='baselines to leave out')
     parser.add_argument('--no-baselines', action='store_true', help='time our kernels and the ceilings only')
     parser.add_argument('--from-json', type=Path, help='measure nothing; print and plot an earlier run')
     arguments = parser.parse_args()
@@ -154,7 +157,7 @@ def main() -> int:
         for name in tqdm(arguments.rows, desc='kernels', file=sys.stderr):
             try:
                 for row in ROWS[name]():
-                    found = measure(row, deadline)
+                    found = measure(row, deadline, tuple(arguments.without))
                     results += found
                     print(table(found), flush=True)
                     torch.compiler.reset()
