@@ -50,7 +50,7 @@ def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[st
             found.append({'name': f'time/{case}/{name}', 'value': None, 'unit': 'us', 'note': 'out of time'})
             continue
         try:
-            other = time_replay(work)
+            other = time_replay(work, eager=name in row.eager)
         except Exception as problem:
             note = str(problem).strip().splitlines()
             found.append({'name': f'time/{case}/{name}', 'value': None, 'unit': 'us', 'note': (note or ['refused'])[0][:120]})

@@ -25,10 +25,10 @@ class Timing:
     graph: bool = True
 
 
-def time_replay(work: Callable[[], object], replays: int = REPLAYS) -> Timing:
+def time_replay(work: Callable[[], object], replays: int = REPLAYS, *, eager: bool = False) -> Timing:
     """Median time of one call of `work`, captured several times in one CUDA graph.
 
-    Work that cannot be captured is timed eagerly between events and marked so.
+    Work that cannot be captured (`eager`) is timed between events and marked so.
     """
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -37,15 +37,13 @@ def time_replay(work: Callable[[], object], replays: int = REPLAYS) -> Timing:
         stream.synchronize()
         single = _elapsed(work, stream)
         copies = max(1, min(HIGH_COPIES, int(LOW_US / max(single, 1.0))))
-        try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                for _ in range(copies):
-                    work()
-        except Exception:
-            torch.cuda.synchronize()
+        if eager:
             samples = sorted(_elapsed(work, stream) for _ in range(replays))
             return Timing(statistics.median(samples), samples[0], samples[-1], graph=False)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(copies):
+                work()
         graph.replay()
         stream.synchronize()
         samples = sorted(_elapsed(graph.replay, stream) / copies for _ in range(replays))

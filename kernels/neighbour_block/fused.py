@@ -92,7 +92,7 @@ def neighbour_block_forward(
     x, qkv_weight, out_weight = x.contiguous(), qkv_weight.contiguous(), out_weight.contiguous()
     positions = None if positions is None else positions.contiguous()
     sets, members, width = x.shape
-    rows, warps = config or (64, 4)
+    rows, warps = config or (32, 2)
     rows = max(rows, power_of_two(members))
     group = rows // members
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
