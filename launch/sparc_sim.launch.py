@@ -133,10 +133,6 @@ def everything(context) -> list:
                     *planning,
                     extra=[own, *extra],
                     name=f'sparc_{index}',
-                    remappings=[
-                        (f'~/{topic}', f'sparc/{topic}')
-                        for topic in ('status', 'attention', 'attention_markers', 'attention_image')
-                    ],
                 )
             )
     else:

@@ -103,6 +103,7 @@ def to_markers(
     stamp: Time,
     edges_per_robot: int = 2,
     lifetime_s: float = 2.0,
+    namespace: str = 'attention',
 ) -> MarkerArray:
     """Draw who attends to whom as one line list, opaque where attention is strong.
 
@@ -113,8 +114,9 @@ def to_markers(
         stamp: of the newest input.
         edges_per_robot: on average this many edges a robot, the strongest of all.
         lifetime_s: how long a viewer keeps them [s].
+        namespace: marker namespace; markers of another one stay.
     """
-    lines = Marker(type=Marker.LINE_LIST, action=Marker.ADD, ns='attention', id=0)
+    lines = Marker(type=Marker.LINE_LIST, action=Marker.ADD, ns=namespace, id=0)
     lines.header.frame_id = frame_id
     lines.header.stamp = stamp
     lines.pose.orientation.w = 1.0

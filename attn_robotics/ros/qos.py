@@ -16,6 +16,8 @@ SENSOR = qos_profile_sensor_data
 COMMAND = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 # Results and states that somebody computes with.
 STATE = QoSProfile(depth=10, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
+# Notes between robots: a fleet's worth of them must fit between two looks.
+MESSAGES = QoSProfile(depth=100, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 # Maps, goals and label lists: whoever comes late gets the last one.
 LATCHED = QoSProfile(
     depth=1,

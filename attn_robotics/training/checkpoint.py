@@ -119,19 +119,29 @@ def read_network(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _below(tensors, 'network.'), dict(index['facts'])
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The kept facts of a checkpoint, without its tensors; raises CheckpointError as `load_checkpoint` does."""
+    return dict(_index(folder)['facts'])
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    index = _index(folder)
+    tensors: dict[str, Tensor] = {}
+    for name in index['shards']:
+        if not (folder / name).is_file():
+            raise CheckpointError(f'{folder} names {name}, which is missing; restore it or start anew')
+        tensors |= load_file(folder / name)
+    return index, tensors
+
+
+def _index(folder: Path) -> dict[str, Any]:
     index_path = folder / 'checkpoint.json'
     if not index_path.is_file():
         raise CheckpointError(f'no checkpoint in {folder}; start without --resume')
     index = json.loads(index_path.read_text())
     if index.get('format') != FORMAT:
         raise CheckpointError(f'{index_path} has format {index.get("format")}, this version reads {FORMAT}')
-    tensors: dict[str, Tensor] = {}
-    for name in index['shards']:
-        if not (folder / name).is_file():
-            raise CheckpointError(f'{index_path} names {name}, which is missing; restore it or start anew')
-        tensors |= load_file(folder / name)
-    return index, tensors
+    return dict(index)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

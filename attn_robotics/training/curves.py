@@ -55,7 +55,8 @@ class Curves:
             panel.set_title(title)
             panel.set_xlabel(x)
             panel.grid(alpha=0.3)
-            panel.legend(fontsize=7)
+            if panel.lines:
+                panel.legend(fontsize=7)
         partial = path.with_name(path.name + '.partial')
         figure.savefig(partial, format='png', dpi=110)
         partial.replace(path)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from attn_robotics.kernels import dispatch
+from attn_robotics.kernels.recompute import with_definition_gradient
 from attn_robotics.kernels.relation.naive import pairwise_relation_attention, table_relation_attention
 
 PATHS = ('table', 'pairwise')
+LARGEST_TABLE = 256
 __all__ = ['PATHS', 'relation_attention']
 
 
@@ -33,7 +38,7 @@ def relation_attention(
         key_table: (M, H, D) what relation m adds on the key side.
         relation: (B, Q, K) integers below M; negative where the key is no neighbour of the query.
         scale: score factor, 1 / sqrt(D) when None.
-        path: one of `PATHS`, or 'auto'.
+        path: one of `PATHS`, or 'auto': the fused kernel where it fits, else the table form.
         need_weights: return the attention weights as well.
 
     Returns:
@@ -52,13 +57,32 @@ def relation_attention(
     if relation.dtype not in (torch.int16, torch.int32, torch.int64):
         raise ValueError(f'relation must be a signed integer tensor, got {relation.dtype}')
     scale = q.shape[3] ** -0.5 if scale is None else scale
-    if path in ('auto', 'table'):
+    if path == 'auto':
+        obstacle = 'weights were asked for' if need_weights else None
+        if dispatch.choose('relation', q, obstacle=obstacle or _obstacle(q, k, query_table)) == 'fused':
+            from attn_robotics.kernels.relation.fused import relation_forward
+
+            def definition(*arguments: Tensor) -> Tensor:
+                return table_relation_attention(*arguments, scale)[0]
+
+            fast = partial(relation_forward, scale=scale)
+            return with_definition_gradient(fast, definition, q, k, v, query_table, key_table, relation), None
+        path = 'table'
+    if path == 'table':
         out, weights = table_relation_attention(q, k, v, query_table, key_table, relation, scale)
     elif path == 'pairwise':
         out, weights = pairwise_relation_attention(q, k, v, query_table, key_table, relation, scale)
     else:
         raise ValueError(f"path must be 'auto' or one of {PATHS}, got {path!r}")
     return out, weights if need_weights else None
+
+
+def _obstacle(q: Tensor, k: Tensor, table: Tensor) -> str | None:
+    if table.shape[0] > LARGEST_TABLE:
+        return f'tables of {table.shape[0]} rows exceed {LARGEST_TABLE}'
+    if q.shape[3] > 128:
+        return f'head width {q.shape[3]} exceeds 128'
+    return 'nothing to compute' if q.numel() == 0 or k.numel() == 0 else None
 
 
 def _shapes(*tensors: Tensor) -> list[tuple[int, ...]]:

@@ -116,8 +116,8 @@ def answers(talker, start):
         'lifecycle get',
     ]
     found = {}
-    for first in range(0, len(commands), 7):
-        running = {line: start(*line.split()) for line in commands[first : first + 7]}
+    for first in range(0, len(commands), 11):
+        running = {line: start(*line.split()) for line in commands[first : first + 11]}
         for line, process in running.items():
             found[line] = (process.communicate(timeout=LIMIT_S)[0], process.returncode)
     return found

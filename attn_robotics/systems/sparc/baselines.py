@@ -47,12 +47,15 @@ class Pibt:
         self._expert = Expert(instance.grid, instance.goals, method=self._method, hindrance=self._hindrance)
         self._priorities = Priorities(instance.robots, seed)
         self._rng = np.random.default_rng(seed)
-        self._goals = instance.goals
+
+    def retarget(self, robots: NDArray[np.integer], goals: NDArray[np.integer]) -> None:
+        """Give some robots (M,) new goals (M, 2) in mid-run."""
+        self._expert.retarget(robots, goals)
 
     def act(self, cells: NDArray[np.int32]) -> NDArray[np.int8]:
         """Step the rule."""
         actions = self._expert.act(cells, self._priorities.values, rng=self._rng)
-        self._priorities.update((cells + MOVES[actions] == self._goals).all(axis=1))
+        self._priorities.update((cells + MOVES[actions] == self._expert.goals).all(axis=1))
         return actions
 
 

@@ -7,9 +7,10 @@ no padding. The compiled parts hold no lock: threads share the fleets among them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -38,6 +39,26 @@ class TeamMix:
     rows: int
     sides: tuple[int, int]
     densities: tuple[float, float]
+
+
+class Fleets(NamedTuple):
+    """State of F fleets with A robots in all on maps of C cells; compiled code takes it whole."""
+
+    first: NDArray[np.int64]  # (F,) first slot of each fleet
+    size: NDArray[np.int64]  # (F,) robots of each fleet
+    near: NDArray[np.int32]  # (F, C, 5) neighbour tables
+    cells: NDArray[np.int32]  # (A,) flat cells
+    goals: NDArray[np.int32]  # (A,) flat goals
+    fields: NDArray[np.int16]  # (A, C) path distances
+    waited: NDArray[np.float64]  # (A,) priorities
+    history: NDArray[np.int64]  # (A, h) executed actions, newest first, -1 before the first
+    labels: NDArray[np.int64]  # (A,) the expert's actions
+    actions: NDArray[np.int64]  # (A,) executed last
+    random: NDArray[np.uint64]  # (F, 1) random states
+    rule: NDArray[np.int64]  # (F,) EXPERT, SHIELD, ONE_WINNER or SHIELD_SWAP
+    steps: NDArray[np.int64]  # (F,) since the fleet was renewed
+    idle: NDArray[np.int64]  # (F,) steps in a row without any motion
+    arrived: NDArray[np.int64]  # (F,) robots on their goals
 
 
 @njit(cache=True, nogil=True)
@@ -113,11 +134,6 @@ def _pick(state: NDArray[np.uint64], pool: NDArray[np.int32], count: int, wanted
 
 
 @njit(cache=True, nogil=True)
-def _turn(waited: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.argsort(-waited)
-
-
-@njit(cache=True, nogil=True)
 def settle_one_winner(
     near: NDArray[np.int32],
     cells: NDArray[np.int32],
@@ -189,198 +205,130 @@ def settle_one_winner(
 
 
 @njit(cache=True, nogil=True)
-def label_fleets(
-    fleets: NDArray[np.int64],
-    first: NDArray[np.int64],
-    size: NDArray[np.int64],
-    near: NDArray[np.int32],
-    cells: NDArray[np.int32],
-    goals: NDArray[np.int32],
-    fields: NDArray[np.int16],
-    waited: NDArray[np.float64],
-    random: NDArray[np.uint64],
-    labels: NDArray[np.int64],
-) -> None:
+def label_fleets(listed: NDArray[np.int64], world: Fleets) -> None:
     """Write the expert's (PIBT with swap) action of every robot of the listed fleets into `labels`."""
-    count_cells = near.shape[1]
+    count_cells = world.near.shape[1]
     owner = np.full(count_cells, NOBODY, np.int32)
     next_owner = np.full(count_cells, NOBODY, np.int32)
-    for fleet in fleets:
-        low, high = first[fleet], first[fleet] + size[fleet]
-        robots = high - low
-        table = near[fleet]
-        here = cells[low:high]
+    for fleet in listed:
+        low, robots = world.first[fleet], world.size[fleet]
+        near = world.near[fleet]
         preferences = np.empty((robots, ACTIONS), np.float32)
         for robot in range(robots):
             for action in range(ACTIONS):
-                reached = table[here[robot], action]
-                preferences[robot, action] = 0.0 if reached < 0 else -np.float32(fields[low + robot, reached])
-        target = _plan(
-            table, here, goals[low:high], fields[low:high], waited[low:high], preferences, random[fleet], True,
-            owner, next_owner,
-        )  # fmt: skip
+                reached = near[world.cells[low + robot], action]
+                preferences[robot, action] = 0.0 if reached < 0 else -np.float32(world.fields[low + robot, reached])
+        target = _plan(world, fleet, preferences, True, owner, next_owner)
         for robot in range(robots):
             for action in range(ACTIONS):
-                if table[here[robot], action] == target[robot]:
-                    labels[low + robot] = action
+                if near[world.cells[low + robot], action] == target[robot]:
+                    world.labels[low + robot] = action
 
 
 @njit(cache=True, nogil=True)
 def _plan(
-    near: NDArray[np.int32],
-    cells: NDArray[np.int32],
-    goals: NDArray[np.int32],
-    fields: NDArray[np.int16],
-    waited: NDArray[np.float64],
+    world: Fleets,
+    fleet: int,
     preferences: NDArray[np.float32],
-    random: NDArray[np.uint64],
     swap: bool,
     owner: NDArray[np.int32],
     next_owner: NDArray[np.int32],
 ) -> NDArray[np.int32]:
-    """One joint move by PIBT; the workspaces are given back empty."""
-    robots = cells.shape[0]
-    order = np.empty((robots, ACTIONS), np.int8)
-    counts = np.empty(robots, np.int8)
-    target = np.full(robots, UNDECIDED, np.int32)
-    rank_actions(near, cells, preferences, random, order, counts)
-    for robot in range(robots):
+    """One joint move of one fleet by PIBT: (N,) next cells; the workspaces are given back empty."""
+    low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
+    near, cells, turn = world.near[fleet], world.cells[low:high], np.argsort(-world.waited[low:high])
+    order = np.empty((high - low, ACTIONS), np.int8)
+    counts = np.empty(high - low, np.int8)
+    target = np.full(high - low, UNDECIDED, np.int32)
+    rank_actions(near, cells, preferences, world.random[fleet], order, counts)
+    for robot in range(high - low):
         owner[cells[robot]] = robot
-    plan_moves(near, cells, goals, fields, _turn(waited), order, counts, owner, next_owner, target, swap, True)
-    for robot in range(robots):
+    goals, fields = world.goals[low:high], world.fields[low:high]
+    plan_moves(near, cells, goals, fields, turn, order, counts, owner, next_owner, target, swap, True)
+    for robot in range(high - low):
         owner[cells[robot]] = NOBODY
         next_owner[target[robot]] = NOBODY
     return target
 
 
 @njit(cache=True, nogil=True)
-def step_fleets(
-    fleets: NDArray[np.int64],
-    first: NDArray[np.int64],
-    size: NDArray[np.int64],
-    near: NDArray[np.int32],
-    cells: NDArray[np.int32],
-    goals: NDArray[np.int32],
-    fields: NDArray[np.int16],
-    waited: NDArray[np.float64],
-    history: NDArray[np.int64],
-    random: NDArray[np.uint64],
-    rule: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    preferences: NDArray[np.float32],
-    actions: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    idle: NDArray[np.int64],
-    arrived: NDArray[np.int64],
-) -> None:
-    """Turn preferences into moves by each fleet's rule and execute them.
-
-    Args:
-        fleets: (L,) which fleets to step.
-        first: (F,) first slot of each fleet.
-        size: (F,) robots of each fleet.
-        near: (F, C, 5) neighbour tables.
-        cells: (A,) flat cells, updated.
-        goals: (A,) flat goals.
-        fields: (A, C) path distances.
-        waited: (A,) priorities, updated.
-        history: (A, h) executed actions, newest first, updated.
-        random: (F, 1) random states.
-        rule: (F,) EXPERT, SHIELD, ONE_WINNER or SHIELD_SWAP.
-        labels: (A,) the expert's actions, executed under EXPERT.
-        preferences: (A, 5) the policy's.
-        actions: (A,) written: what was executed.
-        steps: (F,) counted up.
-        idle: (F,) steps in a row without any motion, updated.
-        arrived: (F,) written: robots on their goals.
-    """
-    count_cells = near.shape[1]
+def step_fleets(listed: NDArray[np.int64], world: Fleets, preferences: NDArray[np.float32]) -> None:
+    """Turn preferences (A, 5) into moves by each listed fleet's rule and execute them."""
+    count_cells = world.near.shape[1]
     owner = np.full(count_cells, NOBODY, np.int32)
     next_owner = np.full(count_cells, NOBODY, np.int32)
-    for fleet in fleets:
-        low, high = first[fleet], first[fleet] + size[fleet]
+    for fleet in listed:
+        low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
         robots = high - low
-        table = near[fleet]
-        here = cells[low:high]
+        near, here = world.near[fleet], world.cells[low:high]
         target = np.empty(robots, np.int32)
-        if rule[fleet] == EXPERT:
+        rule = world.rule[fleet]
+        if rule == EXPERT:
             for robot in range(robots):
-                target[robot] = table[here[robot], labels[low + robot]]
-        elif rule[fleet] == ONE_WINNER:
+                target[robot] = near[here[robot], world.labels[low + robot]]
+        elif rule == ONE_WINNER:
             order = np.empty((robots, ACTIONS), np.int8)
             counts = np.empty(robots, np.int8)
-            rank_actions(table, here, preferences[low:high], random[fleet], order, counts)
-            settle_one_winner(table, here, waited[low:high], order, counts, target)
+            rank_actions(near, here, preferences[low:high], world.random[fleet], order, counts)
+            settle_one_winner(near, here, world.waited[low:high], order, counts, target)
         else:
-            target[:] = _plan(
-                table, here, goals[low:high], fields[low:high], waited[low:high], preferences[low:high],
-                random[fleet], rule[fleet] == SHIELD_SWAP, owner, next_owner,
-            )  # fmt: skip
-        moved = False
-        count = 0
-        for robot in range(robots):
-            slot = low + robot
-            for action in range(ACTIONS):
-                if table[here[robot], action] == target[robot]:
-                    actions[slot] = action
-            moved |= actions[slot] != STAY
-            for age in range(history.shape[1] - 1, 0, -1):
-                history[slot, age] = history[slot, age - 1]
-            history[slot, 0] = actions[slot]
-        for robot in range(robots):
-            slot = low + robot
-            cells[slot] = target[robot]
-            if cells[slot] == goals[slot]:
-                count += 1
-                waited[slot] -= np.floor(waited[slot])
-            else:
-                waited[slot] += 1.0
-        steps[fleet] += 1
-        idle[fleet] = 0 if moved else idle[fleet] + 1
-        arrived[fleet] = count
+            target[:] = _plan(world, fleet, preferences[low:high], rule == SHIELD_SWAP, owner, next_owner)
+        _execute(world, fleet, target)
+
+
+@njit(cache=True, nogil=True)
+def _execute(world: Fleets, fleet: int, target: NDArray[np.int32]) -> None:
+    """Move one fleet to its next cells (N,) and keep the books."""
+    low = world.first[fleet]
+    moved = False
+    count = 0
+    for robot in range(world.size[fleet]):
+        slot = low + robot
+        for action in range(ACTIONS):
+            if world.near[fleet, world.cells[slot], action] == target[robot]:
+                world.actions[slot] = action
+        moved |= world.actions[slot] != STAY
+        for age in range(world.history.shape[1] - 1, 0, -1):
+            world.history[slot, age] = world.history[slot, age - 1]
+        world.history[slot, 0] = world.actions[slot]
+        world.cells[slot] = target[robot]
+        if target[robot] == world.goals[slot]:
+            count += 1
+            world.waited[slot] -= np.floor(world.waited[slot])
+        else:
+            world.waited[slot] += 1.0
+    world.steps[fleet] += 1
+    world.idle[fleet] = 0 if moved else world.idle[fleet] + 1
+    world.arrived[fleet] = count
 
 
 @njit(cache=True, nogil=True)
 def renew_fleets(
-    fleets: NDArray[np.int64],
-    first: NDArray[np.int64],
-    size: NDArray[np.int64],
-    canvas: int,
-    side: NDArray[np.int64],
-    density: NDArray[np.float64],
-    near: NDArray[np.int32],
-    cells: NDArray[np.int32],
-    goals: NDArray[np.int32],
-    fields: NDArray[np.int16],
-    waited: NDArray[np.float64],
-    history: NDArray[np.int64],
-    random: NDArray[np.uint64],
-    steps: NDArray[np.int64],
-    idle: NDArray[np.int64],
+    listed: NDArray[np.int64], world: Fleets, canvas: int, side: NDArray[np.int64], density: NDArray[np.float64]
 ) -> None:
-    """Draw new maps, starts and goals for the listed fleets; arguments as in `step_fleets`."""
-    pool = np.empty(near.shape[1], np.int32)
-    for fleet in fleets:
-        low, high = first[fleet], first[fleet] + size[fleet]
-        robots = high - low
+    """Draw new maps of `side` (F,) and `density` (F,), starts and goals for the listed fleets."""
+    pool = np.empty(world.near.shape[1], np.int32)
+    for fleet in listed:
+        low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
+        robots, random = high - low, world.random[fleet]
         share = density[fleet]
         count = 0
         while count < robots + 1:
-            count = draw_map(random[fleet], canvas, side[fleet], share, near[fleet], pool)
+            count = draw_map(random, canvas, side[fleet], share, world.near[fleet], pool)
             share *= 0.9  # a map without room is redrawn thinner
-        _pick(random[fleet], pool, count, robots)
-        cells[low:high] = pool[:robots]
-        _pick(random[fleet], pool, count, robots)
-        goals[low:high] = pool[:robots]
-        fill_fields(near[fleet], goals[low:high], fields[low:high])
+        _pick(random, pool, count, robots)
+        world.cells[low:high] = pool[:robots]
+        _pick(random, pool, count, robots)
+        world.goals[low:high] = pool[:robots]
+        fill_fields(world.near[fleet], world.goals[low:high], world.fields[low:high])
         for robot in range(robots):
             pool[robot] = robot
-        _pick(random[fleet], pool, robots, robots)
+        _pick(random, pool, robots, robots)
         for robot in range(robots):
-            waited[low + robot] = (pool[robot] + 0.5) / robots
-        history[low:high] = -1
-        steps[fleet] = 0
-        idle[fleet] = 0
+            world.waited[low + robot] = (pool[robot] + 0.5) / robots
+        world.history[low:high] = -1
+        world.steps[fleet] = 0
+        world.idle[fleet] = 0
 
 
 class FleetWorlds:
@@ -395,8 +343,8 @@ class FleetWorlds:
         threads: CPU threads.
 
     Attributes:
+        state: arrays of all fleets.
         fleet: (A,) int64 fleet of each slot.
-        near, cells, goals, fields, waited, history, steps, arrived: as in `step_fleets`.
     """
 
     def __init__(
@@ -412,41 +360,48 @@ class FleetWorlds:
         for team in mix:
             if row_slots % team.robots or not 2 <= team.sides[0] <= team.sides[1] <= canvas:
                 raise ValueError(f'{team} does not fit rows of {row_slots} slots on maps of side up to {canvas}')
-        sizes = np.concatenate([np.full(team.rows * row_slots // team.robots, team.robots) for team in mix])
-        self._mix = np.concatenate(
-            [np.full(team.rows * row_slots // team.robots, index) for index, team in enumerate(mix)]
-        )
         self.mix = tuple(mix)
         self.canvas = canvas
         self.row_slots = row_slots
-        self.size = sizes.astype(np.int64)
-        fleets, slots, spots = len(sizes), int(sizes.sum()), canvas * canvas
-        self.first = (np.cumsum(self.size) - self.size).astype(np.int64)
-        self.fleet = np.repeat(np.arange(fleets), self.size)
-        self.near = np.empty((fleets, spots, ACTIONS), np.int32)
-        self.cells = np.empty(slots, np.int32)
-        self.goals = np.empty(slots, np.int32)
-        self.fields = np.empty((slots, spots), np.int16)
-        self.waited = np.empty(slots, np.float64)
-        self.history = np.empty((slots, history), np.int64)
-        self.labels = np.zeros(slots, np.int64)
-        self.actions = np.zeros(slots, np.int64)
-        self.rule = np.zeros(fleets, np.int64)
-        self.steps = np.zeros(fleets, np.int64)
-        self.idle = np.zeros(fleets, np.int64)
-        self.arrived = np.zeros(fleets, np.int64)
+        counts = [team.rows * row_slots // team.robots for team in mix]
+        self._team = np.repeat(np.arange(len(mix)), counts)
+        size = np.repeat([team.robots for team in mix], counts).astype(np.int64)
+        fleets, slots, spots = len(size), int(size.sum()), canvas * canvas
         self.rng = np.random.default_rng(seed)
-        self.random = np.stack([seed_state(int(word)) for word in self.rng.integers(1 << 62, size=fleets)])
+        words = self.rng.integers(1 << 62, size=fleets)
+        self.state = Fleets(
+            first=np.cumsum(size) - size,
+            size=size,
+            near=np.empty((fleets, spots, ACTIONS), np.int32),
+            cells=np.empty(slots, np.int32),
+            goals=np.empty(slots, np.int32),
+            fields=np.empty((slots, spots), np.int16),
+            waited=np.empty(slots, np.float64),
+            history=np.empty((slots, history), np.int64),
+            labels=np.zeros(slots, np.int64),
+            actions=np.zeros(slots, np.int64),
+            random=np.stack([seed_state(int(word)) for word in words]),
+            rule=np.full(fleets, EXPERT, np.int64),
+            steps=np.zeros(fleets, np.int64),
+            idle=np.zeros(fleets, np.int64),
+            arrived=np.zeros(fleets, np.int64),
+        )
+        self.fleet = np.repeat(np.arange(fleets), size)
         self._pool = ThreadPoolExecutor(threads)
         # Fleets are dealt out by falling size so that threads finish together.
-        ranked = np.argsort(-self.size, kind='stable')
+        ranked = np.argsort(-size, kind='stable')
         self._shares = [ranked[thread::threads].copy() for thread in range(threads)]
         self.renew(np.arange(fleets))
 
     @property
+    def robots(self) -> int:
+        """Robots of all fleets together, A."""
+        return len(self.fleet)
+
+    @property
     def rows(self) -> int:
         """Rows of slots."""
-        return len(self.cells) // self.row_slots
+        return self.robots // self.row_slots
 
     def places(self, flat: NDArray[np.integer]) -> NDArray[np.int64]:
         """Flat cells (A,) as (rows, row_slots, 2) rows and columns."""
@@ -454,91 +409,40 @@ class FleetWorlds:
 
     def renew(self, fleets: NDArray[np.int64]) -> None:
         """Draw new problems for the listed fleets."""
-        side = np.zeros(len(self.size), np.int64)
-        density = np.zeros(len(self.size))
+        side = np.zeros(len(self.state.size), np.int64)
+        density = np.zeros(len(self.state.size))
         for fleet in fleets:
-            team = self.mix[self._mix[fleet]]
+            team = self.mix[self._team[fleet]]
             side[fleet] = self.rng.integers(team.sides[0], team.sides[1] + 1)
             density[fleet] = self.rng.uniform(*team.densities)
         threads = len(self._shares)
-        jobs = [
-            self._pool.submit(
-                renew_fleets,
-                fleets[thread::threads].copy(),
-                self.first,
-                self.size,
-                self.canvas,
-                side,
-                density,
-                self.near,
-                self.cells,
-                self.goals,
-                self.fields,
-                self.waited,
-                self.history,
-                self.random,
-                self.steps,
-                self.idle,
-            )  # fmt: skip
-            for thread in range(min(threads, len(fleets)))
-        ]
-        for job in jobs:
-            job.result()
+        shares = [fleets[thread::threads].copy() for thread in range(min(threads, len(fleets)))]
+        self._share(renew_fleets, shares, self.canvas, side, density)
 
     def label(self) -> NDArray[np.int64]:
         """Ask the expert about the current state: (A,) actions."""
-        jobs = [
-            self._pool.submit(
-                label_fleets,
-                share,
-                self.first,
-                self.size,
-                self.near,
-                self.cells,
-                self.goals,
-                self.fields,
-                self.waited,
-                self.random,
-                self.labels,
-            )  # fmt: skip
-            for share in self._shares
-        ]
-        for job in jobs:
-            job.result()
-        return self.labels
+        self._share(label_fleets, self._shares)
+        return self.state.labels
 
     def step(self, preferences: NDArray[np.float32]) -> NDArray[np.int64]:
         """Execute one joint move of every fleet by its rule; (A, 5) preferences; returns the (A,) executed actions."""
-        jobs = [
-            self._pool.submit(
-                step_fleets,
-                share,
-                self.first,
-                self.size,
-                self.near,
-                self.cells,
-                self.goals,
-                self.fields,
-                self.waited,
-                self.history,
-                self.random,
-                self.rule,
-                self.labels,
-                preferences,
-                self.actions,
-                self.steps,
-                self.idle,
-                self.arrived,
-            )  # fmt: skip
-            for share in self._shares
-        ]
-        for job in jobs:
+        self._share(step_fleets, self._shares, preferences)
+        return self.state.actions
+
+    def _share(self, work: Callable[..., None], shares: list[NDArray[np.int64]], *arguments: object) -> None:
+        for job in [self._pool.submit(work, share, self.state, *arguments) for share in shares]:
             job.result()
-        return self.actions
+
+    def steps_gained(self) -> NDArray[np.float32]:
+        """How much nearer each action brings each robot to its goal: (A, 5), 0 where an action is not feasible."""
+        reached = self.state.near[self.fleet, self.state.cells]  # (A, 5)
+        now = self.state.fields[np.arange(len(self.state.cells)), self.state.cells].astype(np.float32)
+        after = np.take_along_axis(self.state.fields, reached.clip(0).astype(np.int64), 1).astype(np.float32)
+        return np.where(reached >= 0, now[:, None] - after, np.float32(0))
 
     def walls(self, fleets: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Obstacle maps of the listed fleets: (L, canvas, canvas), True outside their maps."""
-        blocked: NDArray[np.bool_] = self.near[fleets, :, STAY] < 0
+        blocked: NDArray[np.bool_] = self.state.near[fleets, :, STAY] < 0
         return blocked.reshape(len(fleets), self.canvas, self.canvas)
 
     def load(
@@ -553,14 +457,14 @@ class FleetWorlds:
         for action, (down, right) in enumerate(MOVES):
             blocked = padded[1 + down : 1 + down + self.canvas, 1 + right : 1 + right + self.canvas] | whole
             reached = spots + down * self.canvas + right
-            self.near[fleet, :, action] = np.where(blocked.reshape(-1), -1, reached)
-        low, high = int(self.first[fleet]), int(self.first[fleet] + self.size[fleet])
-        self.cells[low:high] = starts[:, 0] * self.canvas + starts[:, 1]
-        self.goals[low:high] = goals[:, 0] * self.canvas + goals[:, 1]
-        fill_fields(self.near[fleet], self.goals[low:high], self.fields[low:high])
-        self.waited[low:high] = (self.rng.permutation(high - low) + 0.5) / (high - low)
-        self.history[low:high] = -1
-        self.steps[fleet] = self.idle[fleet] = 0
+            self.state.near[fleet, :, action] = np.where(blocked.reshape(-1), -1, reached)
+        low, high = int(self.state.first[fleet]), int(self.state.first[fleet] + self.state.size[fleet])
+        self.state.cells[low:high] = starts[:, 0] * self.canvas + starts[:, 1]
+        self.state.goals[low:high] = goals[:, 0] * self.canvas + goals[:, 1]
+        fill_fields(self.state.near[fleet], self.state.goals[low:high], self.state.fields[low:high])
+        self.state.waited[low:high] = (self.rng.permutation(high - low) + 0.5) / (high - low)
+        self.state.history[low:high] = -1
+        self.state.steps[fleet] = self.state.idle[fleet] = 0
 
     def close(self) -> None:
         """Stop the threads."""

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +26,7 @@ from attn_robotics.systems.sparc.baselines import BASELINES, Method
 from attn_robotics.systems.sparc.gridworld import GridWorld, count_conflicts
 from attn_robotics.systems.sparc.learned import LEARNED, LearnedMethod, PoliciesMissingError, load_policy
 from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, table, wilson, write_json
+from attn_robotics.systems.sparc.shield import ShieldConfig, ShieldError
 
 REFERENCE = 'pibt_swap'
 
@@ -66,8 +67,18 @@ def run_episode(method: Method, instance: Instance, seed: int, max_steps: int) -
     return Episode(bool(on_goal.all()), world.steps, most, int(on_goal.sum()), refused, conflicts)
 
 
-@lru_cache(maxsize=8)
-def make_method(name: str, max_steps: int, weights: Path | None = None, backend: str = 'torch') -> Method:
+@dataclass(frozen=True)
+class Settings:
+    """How the learned methods run."""
+
+    weights: Path | None = None  # a file, or a folder of networks; None for the shipped ones
+    backend: str = 'torch'
+    device: str = 'cpu'
+    shield: ShieldConfig = field(default_factory=ShieldConfig)  # of 'shipped'
+
+
+@lru_cache(maxsize=16)
+def make_method(name: str, max_steps: int, settings: Settings = Settings()) -> Method:
     """Build a method by name.
 
     Raises:
@@ -78,7 +89,8 @@ def make_method(name: str, max_steps: int, weights: Path | None = None, backend:
         return BASELINES[name](max_steps)
     if name in LEARNED:
         network, rule = LEARNED[name]
-        return LearnedMethod(load_policy(network, weights, backend=backend), rule)
+        policy = load_policy(network, settings.weights, device=settings.device, backend=settings.backend)
+        return LearnedMethod(policy, rule, settings.shield)
     raise ValueError(f'no method {name!r}; there are {", ".join([*LEARNED, *BASELINES])}')
 
 
@@ -87,12 +99,11 @@ class _Job:
     case: suites.Case
     method: str
     index: int
-    weights: Path | None
-    backend: str
+    settings: Settings
 
 
 def _run_job(job: _Job) -> Episode:
-    method = make_method(job.method, job.case.steps, job.weights, job.backend)
+    method = make_method(job.method, job.case.steps, job.settings)
     return run_episode(method, job.case.instance(job.index), job.case.seeds[job.index], job.case.steps)
 
 
@@ -103,8 +114,7 @@ def _one_thread() -> None:
 def evaluate(
     cases: Sequence[suites.Case],
     *,
-    weights: Path | None = None,
-    backend: str = 'torch',
+    settings: Settings = Settings(),
     jobs: int = 1,
     progress: bool = True,
 ) -> dict[tuple[str, str], list[Episode]]:
@@ -112,8 +122,7 @@ def evaluate(
 
     Args:
         cases: what to run; `pibt_swap` is added to each.
-        weights: for the learned methods, see `learned.load_policy`.
-        backend: of the learned methods.
+        settings: of the learned methods.
         jobs: processes; the numbers don't depend on it.
         progress: draw a bar on stderr.
 
@@ -125,11 +134,11 @@ def evaluate(
     for case in cases:
         for name in dict.fromkeys([*case.methods, REFERENCE]):
             try:
-                make_method(name, case.steps, weights, backend)
+                make_method(name, case.steps, settings)
             except PoliciesMissingError as error:
                 skipped.setdefault(str(error), []).append(name)
                 continue
-            work.extend(_Job(case, name, index, weights, backend) for index in range(len(case.seeds)))
+            work.extend(_Job(case, name, index, settings) for index in range(len(case.seeds)))
     for reason, names in skipped.items():
         print(f'skipped {", ".join(dict.fromkeys(names))}: {reason}', file=sys.stderr)
     results: dict[tuple[str, str], list[Episode]] = {}
@@ -231,6 +240,22 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def parse_shield(text: str) -> ShieldConfig:
+    """Read `distance_weight=0.5,swap=false` over the defaults of `ShieldConfig`."""
+    known = asdict(ShieldConfig())
+    changes: dict[str, float | bool] = {}
+    for part in text.split(','):
+        key, _, value = part.partition('=')
+        try:
+            changes[key] = {'true': True, 'false': False}[value] if isinstance(known[key], bool) else float(value)
+        except (KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f'{part!r} is none of {", ".join(known)} with a value') from None
+    try:
+        return replace(ShieldConfig(), **changes)  # type: ignore[arg-type]
+    except ShieldError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m attn_robotics.systems.sparc.evaluate',
@@ -249,6 +274,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--drawn', action='store_true', help='suites: draw instances instead of the frozen sets')
     parser.add_argument('--weights', type=Path, help='weights of the learned methods: a file, or a folder of networks')
     parser.add_argument('--backend', choices=('torch', 'onnxruntime'), default='torch', help='of the learned methods')
+    parser.add_argument('--device', default='cpu', help='of the learned methods (default cpu)')
+    parser.add_argument(
+        '--shield',
+        type=parse_shield,
+        default=ShieldConfig(),
+        metavar='KEY=VALUE,...',
+        help='of shipped, like distance_weight=0.5,temperature=0,swap=false',
+    )
     parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
     parser.add_argument('--json', type=Path, help='write the rows here')
     return parser
@@ -275,9 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         cases = _cases(args)
-        results = evaluate(
-            cases, weights=args.weights, backend=args.backend, jobs=args.jobs, progress=sys.stderr.isatty()
-        )
+        settings = Settings(args.weights, args.backend, args.device, args.shield)
+        results = evaluate(cases, settings=settings, jobs=args.jobs, progress=sys.stderr.isatty())
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
@@ -288,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.json:
         command = ' '.join(['evaluate', *(sys.argv[1:] if arguments is None else arguments)])
         seeds = {case.name: list(case.seeds) for case in cases}
-        where = conditions({'seeds': seeds, 'backend': args.backend})
+        where = conditions({'seeds': seeds, 'learned': {key: str(value) for key, value in asdict(settings).items()}})
         write_json(args.json, command, make_rows(cases, results), where)
     return 0
 

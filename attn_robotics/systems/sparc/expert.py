@@ -169,11 +169,18 @@ class Expert:
         allow_rotation: bool = True,
         hindrance: float = 0.0,
     ) -> None:
-        self.goals = goals
+        self._grid = grid
+        self.goals = np.array(goals, np.int32)
         self.distances = distance_fields(grid, goals) if distances is None else distances
         self._hindrance = hindrance
         swap = _wants_swap(method, METHODS[:2])
         self._shield = Shield(grid, ShieldConfig(swap=swap, allow_rotation=allow_rotation))
+
+    def retarget(self, robots: NDArray[np.integer], goals: NDArray[np.integer]) -> None:
+        """Give some robots (M,) new goals (M, 2)."""
+        self.goals[robots] = goals
+        self.distances = self.distances.copy()  # may be the caller's
+        self.distances[robots] = distance_fields(self._grid, goals)
 
     def act(
         self,

@@ -33,12 +33,25 @@ class Policy(Protocol):
     """What an evaluation needs of a policy."""
 
     def reset(
-        self, grid: NDArray[np.bool_], goals: NDArray[np.int32], distances: NDArray[np.int16] | None = None
+        self,
+        grid: NDArray[np.bool_],
+        goals: NDArray[np.int32],
+        distances: NDArray[np.int16] | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
-        """Start an episode: grid (H, W), goals (N, 2), path distances (N, H, W)."""
+        """Start an episode: grid (H, W), goals (N, 2), path distances (N, H, W), seed of the priorities."""
 
-    def step(self, cells: NDArray[np.int32], last_actions: NDArray[np.int8]) -> NDArray[np.float32]:
-        """Log-probabilities (N, 5) for cells (N, 2) and the actions (N,) executed last; once a decision."""
+    def set_goals(
+        self,
+        goals: NDArray[np.int32],
+        distances: NDArray[np.int16] | None = None,
+        robots: NDArray[np.intp] | None = None,
+    ) -> None:
+        """Give some robots (M,) new goals (M, 2) with path distances (M, H, W)."""
+
+    def step(self, cells: NDArray[np.int32], last_actions: NDArray[np.int8] | None = None) -> NDArray[np.float32]:
+        """Log-probabilities (N, 5) for cells (N, 2) and the actions (N,) executed last, None at first."""
 
 
 class PoliciesMissingError(RuntimeError):
@@ -92,22 +105,32 @@ class LearnedMethod:
 
     def reset(self, instance: Instance, seed: int) -> None:
         """Start an episode."""
-        self._goals = instance.goals
+        self._grid, self._goals = instance.grid, instance.goals.copy()
         self._distances = distance_fields(instance.grid, instance.goals)
         self._near, self._width = neighbours(instance.grid), instance.grid.shape[1]
         self._shield = Shield(instance.grid, self._config)
         self._priorities = Priorities(instance.robots, seed)
         self._rng = np.random.default_rng(seed)
-        self._before, self._decided = instance.starts, False
-        self._policy.reset(instance.grid, instance.goals, self._distances)
+        self._before: NDArray[np.int32] | None = None
+        self._arrived = np.zeros(instance.robots, np.bool_)
+        self._policy.reset(instance.grid, instance.goals, self._distances, seed=seed)
+
+    def retarget(self, robots: NDArray[np.intp], goals: NDArray[np.int32]) -> None:
+        """Give some robots (M,) new goals (M, 2) in mid-run."""
+        fields = distance_fields(self._grid, goals)
+        # Arrivals count before the new goals do.
+        self._arrived[robots] = True
+        self._goals[robots], self._distances[robots] = goals, fields
+        self._policy.set_goals(goals, fields, robots)
 
     def act(self, cells: NDArray[np.int32]) -> NDArray[np.int8]:
         """Ask the policy, then the rule."""
-        executed = (cells - self._before)[:, None] == MOVES  # (N, 5, 2)
-        last_actions = executed.all(axis=2).argmax(axis=1).astype(np.int8)
-        if self._decided:
-            self._priorities.update((cells == self._goals).all(axis=1))
-        self._decided = True
+        last_actions = None
+        if self._before is not None:
+            executed = (cells - self._before)[:, None] == MOVES  # (N, 5, 2)
+            last_actions = executed.all(axis=2).argmax(axis=1).astype(np.int8)
+            self._priorities.update((cells == self._goals).all(axis=1) | self._arrived)
+            self._arrived[:] = False
         log_probs = self._policy.step(cells, last_actions)
         self._before = cells
         if self._rule in ('one_winner', 'all_stay'):

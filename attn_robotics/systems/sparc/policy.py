@@ -160,6 +160,7 @@ class SparcPolicy:
         self._grid = np.ascontiguousarray(grid, np.bool_)
         self.goals = np.array(goals, np.int32)
         self.distances = distance_fields(self._grid, self.goals) if distances is None else distances
+        self._owns_distances = distances is None
         self.messages = np.zeros((robots, self.config.width), np.float32)
         self.history = np.full((robots, self.config.history), NO_ACTION, np.int64)
         self._fraction = Priorities(robots, seed).values
@@ -184,8 +185,9 @@ class SparcPolicy:
         whose = np.arange(self.robots) if robots is None else np.asarray(robots)
         fields = distance_fields(grid, np.asarray(goals, np.int32)) if distances is None else distances
         self.goals[whose] = goals
-        if not self.distances.flags.writeable or self.distances.base is not None:
+        if not self._owns_distances:
             self.distances = self.distances.copy()  # the caller's array stays as it is
+            self._owns_distances = True
         self.distances[whose] = fields
 
     def add_robots(self, goals: NDArray[np.integer], *, seed: int = 0) -> None:
@@ -193,6 +195,7 @@ class SparcPolicy:
         count = len(goals)
         added = np.asarray(goals, np.int32)
         self.distances = np.concatenate([self.distances, distance_fields(self._map, added)])
+        self._owns_distances = True
         self.goals = np.concatenate([self.goals, added])
         self.messages = np.pad(self.messages, ((0, count), (0, 0)))
         self.history = np.pad(self.history, ((0, count), (0, 0)), constant_values=NO_ACTION)
@@ -204,6 +207,7 @@ class SparcPolicy:
         """Take robots out of the fleet: (M,) indices; the others keep their order and state."""
         keep = np.setdiff1d(np.arange(self.robots), robots)
         self.distances, self.goals = self.distances[keep], self.goals[keep]
+        self._owns_distances = True
         self.messages, self.history = self.messages[keep], self.history[keep]
         self._fraction, self._waited = self._fraction[keep], self._waited[keep]
         self._cells = None if self._cells is None else self._cells[keep]

@@ -1,19 +1,19 @@
-"""Train the SPARC network by imitation: `python -m attn_robotics.systems.sparc.train --help`.
+"""Train the SPARC network: `python -m attn_robotics.systems.sparc.train --help`.
 
 Behaviour cloning first (the expert drives), then DAgger: the policy drives under the rules it is used with, and the
 expert says in every state what it would have done. The rollout is the training pass: fleets advance step by step, the
-loss of a window of steps is sent back through the messages (truncated back-propagation), nothing is stored.
+loss of a window of steps is sent back through the messages (truncated back-propagation), nothing is stored. MAPPO
+(`reinforce`) goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+import sys
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from attn_robotics.simulation.instances import Instance, random_instance
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.lanes import Lane, forward, gumbel_like
 from attn_robotics.systems.sparc.model import SparcNetwork
-from attn_robotics.systems.sparc.processor import observe_batch
-from attn_robotics.training.checkpoint import load_checkpoint, save_checkpoint
+from attn_robotics.systems.sparc.reinforce import Reinforcer
+from attn_robotics.systems.sparc.validation import RULE_NAMES, print_table
+from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, read_facts, save_checkpoint
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
 # How often a new episode is driven by each rule once the policy drives (DAgger).
 DRIVERS = {EXPERT: 0.1, SHIELD: 0.35, ONE_WINNER: 0.45, SHIELD_SWAP: 0.1}
-RULE_NAMES = {EXPERT: 'expert', SHIELD: 'shield', ONE_WINNER: 'bare', SHIELD_SWAP: 'shield_swap'}
+EPISODE_STEPS = 256
 STUCK_STEPS = 24  # a fleet that nobody moved in for so long is renewed: its state has been labelled often enough
 
 
@@ -50,78 +51,6 @@ def team_mix(rows: int) -> tuple[TeamMix, ...]:
     sides = {64: (20, 40), 32: (14, 40), 16: (10, 40), 8: (8, 40)}
     mix += [TeamMix(robots, count, sides[robots], (0.0, 0.35)) for robots, count in counts.items()]
     return tuple(mix)
-
-
-@dataclass
-class Lane:
-    """One set of worlds with its tensors on the training device."""
-
-    worlds: FleetWorlds
-    device: torch.device
-
-    def __post_init__(self) -> None:
-        worlds, rows = self.worlds, self.worlds.rows
-        side = worlds.canvas
-        self.fleet = torch.from_numpy(worlds.fleet.reshape(rows, -1)).to(self.device)
-        self.grids = torch.from_numpy(worlds.walls(np.arange(len(worlds.size)))).to(self.device)
-        self.fields = torch.from_numpy(worlds.fields).to(self.device).view(rows, -1, side, side)
-        self.temperature = torch.ones(len(worlds.cells), 1, device=self.device)
-        self.message: Tensor | None = None
-        self.labels: Future[NDArray[np.int64]] | None = None
-        self.preferences: Tensor | None = None
-        self.losses: list[Tensor] = []
-        self.hits: list[Tensor] = []
-
-    def observe(self, field_of_view: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, vector and cells (rows, slots, 2) of the current state, on the device."""
-        worlds = self.worlds
-        packed = np.concatenate(
-            [
-                worlds.places(worlds.cells),
-                worlds.places(worlds.goals),
-                worlds.history.reshape(worlds.rows, worlds.row_slots, -1),
-            ],
-            -1,
-        )
-        state = torch.from_numpy(packed).to(self.device)
-        waited = torch.from_numpy(worlds.waited.astype(np.float32).reshape(worlds.rows, -1)).to(self.device)
-        cells, goals, history = state[..., :2], state[..., 2:4], state[..., 4:]
-        image, vector = observe_batch(self.grids, self.fleet, cells, goals, self.fields, waited, history, field_of_view)
-        return image, vector, cells
-
-    def refresh(self, fleets: NDArray[np.int64]) -> None:
-        """Take over the maps of renewed fleets and forget their messages."""
-        slots = np.flatnonzero(np.isin(self.worlds.fleet, fleets))
-        index = torch.from_numpy(slots).to(self.device)
-        self.grids[torch.from_numpy(fleets).to(self.device)] = torch.from_numpy(self.worlds.walls(fleets)).to(
-            self.device
-        )
-        self.fields.flatten(0, 1)[index] = (
-            torch.from_numpy(self.worlds.fields[slots]).to(self.device).view(-1, *self.fields.shape[2:])
-        )
-        if self.message is not None:
-            keep = torch.ones(len(self.worlds.cells), 1, device=self.device)
-            keep[index] = 0.0
-            self.message = self.message * keep.view(*self.message.shape[:2], 1)
-
-
-def forward(network: SparcNetwork, lane: Lane) -> Tensor:
-    """One decision of all fleets of a lane: (A, 5) log-probabilities; moves the lane's messages on."""
-    image, vector, cells = lane.observe(network.config.field_of_view)
-    relation = network.neighbour_relation(cells, cells)
-    relation = torch.where(lane.fleet[:, None] == lane.fleet[:, :, None], relation, -1)
-    if lane.message is None:
-        lane.message = network.empty_message(*lane.fleet.shape)
-    with torch.autocast(lane.device.type, torch.bfloat16, enabled=lane.device.type == 'cuda'):
-        output = network(image, vector, relation, lane.message)
-    lane.message = output.message
-    log_probs: Tensor = output.log_probs.flatten(0, 1)
-    return log_probs
-
-
-def gumbel_like(x: Tensor) -> Tensor:
-    """Gumbel noise: the order of `log p + noise` is a draw without replacement from p."""
-    return -torch.log(-torch.log(torch.rand_like(x).clamp(1e-10, 1 - 1e-7)))
 
 
 class Trainer:
@@ -166,11 +95,12 @@ class Trainer:
         self.step = 0
         self.robot_steps = 0
         self.dagger = False
+        self.drivers = DRIVERS
         self.solved: dict[str, list[float]] = defaultdict(list)
         self._background = ThreadPoolExecutor(1)
         for lane in self.lanes:
             # Episodes in different phases from the first update on.
-            lane.worlds.steps[:] = self.rng.integers(0, 128, len(lane.worlds.steps))
+            lane.worlds.state.steps[:] = self.rng.integers(0, 128, len(lane.worlds.state.steps))
 
     def _start(self, lane: Lane) -> None:
         lane.labels = self._background.submit(lane.worlds.label)
@@ -188,22 +118,27 @@ class Trainer:
         lane.losses.append(-log_probs.gather(1, target[:, None]).mean())
         lane.hits.append((log_probs.detach().argmax(1) == target).float().mean())
         worlds.step(lane.preferences.cpu().numpy())
-        done = worlds.arrived == worlds.size
-        over = np.flatnonzero(done | (worlds.steps >= 256) | (worlds.idle >= STUCK_STEPS))
+        self.robot_steps += worlds.robots
+        self.renew(lane)
+
+    def renew(self, lane: Lane) -> None:
+        """Book the fleets whose episodes are over, and give them new problems."""
+        state = lane.worlds.state
+        done = state.arrived == state.size
+        over = np.flatnonzero(done | (state.steps >= EPISODE_STEPS) | (state.idle >= STUCK_STEPS))
         if len(over):
             for fleet in over:
-                name = f'{RULE_NAMES[int(worlds.rule[fleet])]}/{worlds.size[fleet]}'
-                self.solved[name].append(float(done[fleet]))
+                self.solved[f'{RULE_NAMES[int(state.rule[fleet])]}/{state.size[fleet]}'].append(float(done[fleet]))
             self._assign(lane, over)
-            worlds.renew(over)
+            lane.worlds.renew(over)
             lane.refresh(over)
-        self.robot_steps += len(worlds.cells)
 
     def _assign(self, lane: Lane, fleets: NDArray[np.int64]) -> None:
-        rules = self.rng.choice(list(DRIVERS), p=list(DRIVERS.values()), size=len(fleets)) if self.dagger else EXPERT
-        lane.worlds.rule[fleets] = rules
+        rules, shares = list(self.drivers), list(self.drivers.values())
+        drawn = self.rng.choice(rules, p=shares, size=len(fleets)) if self.dagger else EXPERT
+        lane.worlds.state.rule[fleets] = drawn
         # The shield is mostly used with the policy's own order, the bare rule always draws.
-        cool = (lane.worlds.rule != ONE_WINNER) & (np.arange(len(lane.worlds.rule)) % 2 == 0)
+        cool = (lane.worlds.state.rule != ONE_WINNER) & (np.arange(len(lane.worlds.state.rule)) % 2 == 0)
         heat = np.where(cool, 0.1, 1.0).astype(np.float32)
         lane.temperature = torch.from_numpy(heat[lane.worlds.fleet][:, None]).to(self.device)
 
@@ -211,7 +146,7 @@ class Trainer:
         """Let the policy drive from now on."""
         self.dagger = True
         for lane in self.lanes:
-            self._assign(lane, np.arange(len(lane.worlds.rule)))
+            self._assign(lane, np.arange(len(lane.worlds.state.rule)))
 
     def update(self, rate: float) -> tuple[float, float]:
         """One window of steps and one optimiser step; returns loss and agreement with the expert."""
@@ -227,6 +162,17 @@ class Trainer:
                 self._start(first)
             self._finish(second)
         loss = torch.stack(first.losses + second.losses).mean()
+        self.descend(loss, rate)
+        return float(loss.detach()), float(torch.stack(first.hits + second.hits).mean())
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._background.shutdown()
+        for lane in self.lanes:
+            lane.worlds.close()
+
+    def descend(self, loss: Tensor, rate: float) -> None:
+        """One optimiser step with clipped gradients."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -234,109 +180,6 @@ class Trainer:
             group['lr'] = rate
         self.optimiser.step()
         self.step += 1
-        return float(loss.detach()), float(torch.stack(first.hits + second.hits).mean())
-
-
-@lru_cache(maxsize=1024)
-def _instance(side: int, density: float, robots: int, seed: int) -> Instance:
-    return random_instance(side, density, robots, seed)
-
-
-@torch.no_grad()
-def validate(
-    network: SparcNetwork,
-    device: torch.device,
-    *,
-    robots: int,
-    side: int,
-    density: float,
-    rule: int,
-    temperature: float,
-    seeds: int = 100,
-    first_seed: int = 0,
-    steps: int = 256,
-    threads: int = 1,
-) -> tuple[float, float, float]:
-    """Success rate on `random_instance` seeds, mean steps of the solved ones, mean share of robots on their goals."""
-    per_row = max(1, 128 // robots)
-    slots = per_row * robots
-    rows = -(-seeds // per_row)
-    mix = [TeamMix(robots, rows, (side, side), (0.0, 0.0))]
-    worlds = FleetWorlds(
-        mix, seed=first_seed, canvas=side, row_slots=slots, threads=threads, history=network.config.history
-    )
-    for fleet in range(len(worlds.size)):
-        instance = _instance(side, density, robots, first_seed + fleet)
-        worlds.load(fleet, instance.grid, instance.starts, instance.goals)
-    worlds.rule[:] = rule
-    lane = Lane(worlds, device)
-    finished = np.full(len(worlds.size), -1)
-    for step in range(1, steps + 1):
-        if rule == EXPERT:
-            worlds.label()
-            worlds.step(np.zeros((len(worlds.cells), 5), np.float32))
-        else:
-            log_probs = forward(network, lane)
-            noisy = log_probs + temperature * gumbel_like(log_probs) if temperature else log_probs
-            worlds.step(noisy.float().cpu().numpy())
-        finished[(finished < 0) & (worlds.arrived == worlds.size)] = step
-        if (finished[:seeds] >= 0).all():
-            break
-    worlds.close()
-    solved = finished[:seeds] >= 0
-    share = float((worlds.arrived / worlds.size)[:seeds].mean())
-    return float(solved.mean()), float(finished[:seeds][solved].mean()) if solved.any() else float('nan'), share
-
-
-# What the end of a training run prints: robots, side, density, rule, temperature.
-QUICK_TABLE = [
-    (8, 20, 0.15, ONE_WINNER, 1.0),
-    (8, 20, 0.15, SHIELD, 0.0),
-    (128, 40, 0.3, EXPERT, 1.0),
-    (128, 40, 0.3, ONE_WINNER, 1.0),
-    (128, 40, 0.3, ONE_WINNER, 0.5),
-    (128, 40, 0.3, SHIELD, 0.0),
-    (128, 40, 0.3, SHIELD, 1.0),
-    (128, 40, 0.3, SHIELD_SWAP, 0.0),
-    (128, 40, 0.3, SHIELD_SWAP, 1.0),
-    (128, 40, 0.15, ONE_WINNER, 1.0),
-    (128, 40, 0.15, SHIELD, 1.0),
-    (128, 40, 0.0, ONE_WINNER, 1.0),
-    (64, 40, 0.3, ONE_WINNER, 1.0),
-    (64, 40, 0.3, SHIELD, 1.0),
-]
-
-
-def print_table(network: SparcNetwork, device: torch.device, seeds: int, threads: int, limit_s: float) -> list[Any]:
-    """Validate along `QUICK_TABLE` until the time is up; returns the printed rows."""
-    start = time.monotonic()
-    rows = []
-    for robots, side, density, rule, temperature in QUICK_TABLE:
-        if time.monotonic() - start > limit_s:
-            break
-        rate, mean_steps, share = validate(
-            network,
-            device,
-            robots=robots,
-            side=side,
-            density=density,
-            rule=rule,
-            temperature=temperature,
-            seeds=seeds,
-            threads=threads,
-        )
-        rows.append(
-            {
-                'robots': robots, 'side': side, 'density': density, 'rule': RULE_NAMES[rule],
-                'temperature': temperature, 'success': rate, 'steps': mean_steps, 'arrived': share, 'n': seeds,
-            }
-        )  # fmt: skip
-        print(
-            f'{robots:4d} robots {side}x{side} {density:.2f} {RULE_NAMES[rule]:>11} T={temperature:.1f}: '
-            f'success {rate:.2f}, steps {mean_steps:.0f}, on goal {share:.3f}  [{time.monotonic() - start:.0f} s]',
-            flush=True,
-        )
-    return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -345,27 +188,50 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, default=Path('runs/sparc'), help='folder of checkpoints, curves, weights')
     parser.add_argument('--minutes', type=float, default=10.0, help='time budget of this run')
     parser.add_argument('--schedule-minutes', type=float, help='length of the whole schedule over all resumed runs')
-    parser.add_argument('--stage', choices=('bc', 'dagger'), default='dagger', help='bc: the expert drives throughout')
+    parser.add_argument(
+        '--stage',
+        choices=('bc', 'dagger', 'mappo'),
+        default='dagger',
+        help='bc: the expert drives throughout; mappo: after --resume',
+    )
     parser.add_argument('--bc-share', type=float, default=0.08, help='share of the schedule before the policy drives')
-    parser.add_argument('--preset', choices=('default', 'small', 'paper'), default='default', help='network')
+    parser.add_argument(
+        '--preset',
+        choices=('default', 'small', 'paper'),
+        default='default',
+        help='network; a resumed run keeps its own',
+    )
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a network setting')
-    parser.add_argument('--rows', type=int, default=48, help='rows of 128 robots per lane (two lanes)')
+    parser.add_argument('--rows', type=int, default=64, help='rows of 128 robots per lane (two lanes)')
     parser.add_argument('--window', type=int, default=4, help='steps per update, through which gradients flow')
-    parser.add_argument('--rate', type=float, default=7e-4, help='peak learning rate')
+    parser.add_argument('--rate', type=float, default=7e-4, help='peak learning rate; about 1e-4 for mappo')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--threads', type=int, default=4, help='CPU threads for worlds and expert')
+    parser.add_argument(
+        '--threads', type=int, default=2, help='CPU threads for worlds; more than a few wait for each other'
+    )
     parser.add_argument('--resume', type=Path, help='folder of a checkpoint to continue from')
     parser.add_argument('--save-every', type=float, default=60.0, help='seconds between checkpoints')
     parser.add_argument('--seeds', type=int, default=100, help='instances per row of the closing table, 0 for none')
     parser.add_argument('--table-seconds', type=float, default=120.0, help='time limit of the closing table')
-    parser.add_argument('--compile', action='store_true', help='torch.compile the network (CUDA)')
     options = parser.parse_args(arguments)
 
+    try:
+        return _run(options)
+    except (CheckpointError, ValueError) as error:
+        print(f'train: {error}', file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
     preset = {'default': SparcConfig, 'small': SparcConfig.small, 'paper': SparcConfig.paper}[options.preset]
     config = replace(preset(), **_settings(options.set))
+    if options.resume:  # a checkpoint knows its network
+        config = SparcConfig.from_dict(read_facts(options.resume)['config'])
     device = torch.device(options.device)
     torch.set_float32_matmul_precision('high')
+    # Threads that return from compiled code must not wait 5 ms for the one that launches GPU work.
+    sys.setswitchinterval(2e-4)
     trainer = Trainer(
         config,
         rows=options.rows,
@@ -382,8 +248,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         spent = facts['seconds']
         trainer.robot_steps = facts['robot_steps']
-    if options.compile:
-        trainer.network.forward = torch.compile(trainer.network.forward)  # type: ignore[method-assign]
+    learn = trainer.update
+    if options.stage == 'mappo':
+        learn = Reinforcer(trainer).update
     options.out.mkdir(parents=True, exist_ok=True)
     curves = Curves(options.out / 'curves.csv')
     schedule = 60 * (options.schedule_minutes or options.minutes + spent / 60)
@@ -418,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not trainer.dagger and options.stage == 'dagger' and progress >= options.bc_share:
                 trainer.begin_dagger()
             rate = cosine_rate(progress, trainer.step, peak=options.rate, floor=options.rate * 0.02, warmup=200)
-            sums.append(trainer.update(rate))
+            sums.append(learn(rate))
             if budget.elapsed - shown >= 5:
                 loss, agreement = np.mean(sums, 0)
                 row = {
@@ -444,8 +311,7 @@ def main(arguments: list[str] | None = None) -> int:
         trainer.network.eval()
         rows = print_table(trainer.network, device, options.seeds, options.threads, options.table_seconds)
         (options.out / 'table.json').write_text(json.dumps(rows, indent=1))
-    for lane in trainer.lanes:
-        lane.worlds.close()
+    trainer.close()
     return 0
 
 

@@ -25,11 +25,11 @@ class DescentPolicy:
     def load(cls, weights, device='cpu', backend='torch'):
         return cls()
 
-    def reset(self, grid, goals, distances=None):
+    def reset(self, grid, goals, distances=None, *, seed=0):
         self.grid, self.distances, self.told = grid, distances, []
 
-    def step(self, cells, last_actions):
-        self.told.append(last_actions.copy())
+    def step(self, cells, last_actions=None):
+        self.told.append(None if last_actions is None else last_actions.tolist())
         after = cells[:, None] + MOVES
         inside = ((after >= 0) & (after < self.grid.shape)).all(axis=2)
         clipped = after.clip(0, np.array(self.grid.shape) - 1)
@@ -112,7 +112,7 @@ def test_the_policy_hears_which_actions_were_executed():
     first = method.act(instance.starts)
     method.act(instance.starts)  # the world refused the move
     method.act(instance.starts + MOVES[first])
-    assert [told.tolist() for told in policy.told] == [[4], [4], first.tolist()]
+    assert policy.told == [None, [4], first.tolist()]
 
 
 def test_a_method_that_breaks_its_promise_is_caught_at_the_step():
@@ -196,6 +196,14 @@ def test_suites_hold_the_cases_of_the_results_table():
     assert names[-2:] == ['256x40/0.30', '1024x113/0.30']
     assert [case.name for case in suites.build('paper')] == ['128x40/0.00', '128x40/0.15', '128x40/0.30']
     assert suites.build('scale', (0,), drawn=True)[-1].steps == 768
+
+
+def test_shield_settings_are_read_and_checked():
+    config = evaluate.parse_shield('distance_weight=0.5,swap=false')
+    assert (config.distance_weight, config.swap, config.temperature) == (0.5, False, 1.0)
+    for wrong in ('speed=1', 'swap=maybe', 'temperature=-1'):
+        with pytest.raises(SystemExit):
+            evaluate.main(['--shield', wrong])
 
 
 def test_frozen_sets_ship_and_know_which_instances_have_a_solution():

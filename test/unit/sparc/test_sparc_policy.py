@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.distance_fields import distance_fields
-from attn_robotics.systems.sparc.export import open_session
+from attn_robotics.systems.sparc.export import INPUTS, open_session
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.policy import Heard, SparcPolicy, WeightsError, read_weights
 from attn_robotics.systems.sparc.shield import Shield
@@ -120,7 +121,7 @@ def test_priorities_grow_on_the_way_and_fall_back_on_the_goal(network: SparcNetw
 
 def test_new_goals_take_effect_without_touching_the_callers_arrays(network: SparcNetwork) -> None:
     instance = random_instance(10, 0.1, 4, 0)
-    distances = distance_fields(instance.grid, instance.goals)
+    distances = distance_fields(instance.grid, instance.goals).copy()
     kept = distances.copy()
     policy = SparcPolicy(network)
     policy.reset(instance.grid, instance.goals, distances)
@@ -196,8 +197,11 @@ def test_bad_weights_give_one_clear_line(network: SparcNetwork, tmp_path: Path, 
 
 def test_the_shipped_weights_are_what_their_card_says() -> None:
     policy = SparcPolicy.load()
-    card = yaml.safe_load((Path('config/models/sparc.yaml')).read_text())
-    assert card['sha256'] == read_weights()[1]['sha256']
+    entry = yaml.safe_load((Path(__file__).parents[3] / 'config/models/sparc.yaml').read_text())
+    card = read_weights()[1]
+    assert entry['sha256'] == card['sha256']
+    assert entry['config'] == card['config'] == policy.config.to_dict()
+    assert [spec['name'] for spec in entry['inputs']] == list(INPUTS)
     instance = random_instance(20, 0.15, 8, 0)
     policy.reset(instance.grid, instance.goals)
     log_probs, _ = drive(policy, instance.starts, Shield(instance.grid), 60)

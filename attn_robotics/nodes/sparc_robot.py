@@ -1,0 +1,266 @@
+"""Plan and drive one robot of a fleet from its own pose and its neighbours' messages.
+
+Start one such process a robot, anywhere on the same ROS domain. All of them take the same actions as the fleet node
+would, with no central planner.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PoseStamped, Twist
+from nav_msgs.msg import OccupancyGrid
+from sensor_msgs.msg import Image
+from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import MarkerArray
+
+from attn_robotics.conversions.attention import to_attention_map, to_image, to_markers
+from attn_robotics.conversions.grids import GridError, from_occupancy_grid
+from attn_robotics.conversions.notes import from_robot_message, to_robot_message
+from attn_robotics.conversions.poses import to_twist
+from attn_robotics.conversions.stamps import to_stamp
+from attn_robotics.conversions.transforms import RobotTransforms
+from attn_robotics.ros import qos
+from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
+from attn_robotics.ros.parameters import param
+from attn_robotics.systems.sparc.fleet import ACTIVE, ARRIVED, WAITING
+from attn_robotics.systems.sparc.motion import MotionLimits
+from attn_robotics.systems.sparc.policy import SparcPolicy
+from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
+from attn_robotics_interfaces.msg import AttentionMap, FleetStatus, RobotMessage
+
+HEARTBEAT_S = 0.2
+
+
+@dataclass(frozen=True)
+class SparcRobotParams:
+    """Tunables of the robot node."""
+
+    autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
+    robot: str = param('robot_0', 'This robot.', read_only=True)
+    robots: int = param(8, 'Robots of the fleet, named robot_0 and so on.', low=1, high=1024, read_only=True)
+    map_frame: str = param('map', 'Frame of the map, goals and attention markers.', read_only=True)
+    weights: str = param('', 'Weights (.safetensors); empty takes those that ship.', read_only=True)
+    device: str = param('cpu', 'Where the network runs: cpu or cuda.', read_only=True)
+    backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
+    control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
+    max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
+    max_turn_rate: float = param(2.0, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
+    horizon: int = param(3, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
+    lost_s: float = param(3.0, 'A robot silent for this long is an obstacle [s].', low=0.5, high=60.0, read_only=True)
+    message_loss: float = param(0.0, 'Fault: share of received messages that are thrown away.', low=0.0, high=0.95)
+    seed: int = param(
+        0, 'Of priorities and random ties; the same on all robots.', low=0, high=2**31 - 1, read_only=True
+    )
+
+
+class SparcRobot(AttnNode):
+    """The `sparc` node of one robot."""
+
+    NAME = 'sparc_robot'
+    Params = SparcRobotParams
+    params: SparcRobotParams
+
+    def configure(self) -> None:
+        """Load weights, connect to map, transforms, goal and neighbours."""
+        p = self.params
+        self._names = tuple(f'robot_{index}' for index in range(p.robots))
+        if p.robot not in self._names:
+            raise ConfigurationError(
+                f"robot '{p.robot}' is none of {self._names[0]} to {self._names[-1]}; raise robots"
+            )
+        torch.set_num_threads(1)  # many such processes share a machine in simulation
+        self._policy = SparcPolicy.load(Path(p.weights).expanduser() if p.weights else None, p.device, p.backend)
+        self._agent: RobotAgent | None = None
+        self._goal: tuple[float, float] | None = None
+        self._transforms = RobotTransforms(self._names, p.map_frame)
+        self._rng = np.random.default_rng([p.seed, self._names.index(p.robot)])
+        self._sent_step = (-1, -1)
+        self._sent_s = -np.inf
+        self._bytes = self._messages = 0
+        self._problem = ''
+        self._held = [
+            self.create_subscription(OccupancyGrid, 'map', self._on_map, qos.LATCHED),
+            self.create_subscription(TFMessage, '/tf', self._on_transforms, qos.TRANSFORMS),
+            self.create_subscription(TFMessage, '/tf_static', self._transforms.take_static, qos.TRANSFORMS_STATIC),
+            self.create_subscription(PoseStamped, f'{p.robot}/goal_pose', self._on_goal, qos.LATCHED),
+            self.create_subscription(RobotMessage, 'sparc/messages', self._on_message, qos.MESSAGES),
+        ]
+        self._command = self.create_publisher(Twist, f'{p.robot}/cmd_vel', qos.COMMAND)
+        self._radio = self.create_publisher(RobotMessage, 'sparc/messages', qos.MESSAGES)
+        self._status = self.create_publisher(FleetStatus, 'sparc/status', qos.STATE)
+        self._attention = self.create_publisher(AttentionMap, 'sparc/attention', qos.STATE)
+        self._markers = self.create_publisher(MarkerArray, 'sparc/attention_markers', qos.STATE)
+        self._image = self.create_publisher(Image, f'{p.robot}/attention_image', qos.SENSOR)
+        self._timer = self.create_timer(1.0 / p.control_rate, self._control, autostart=False)
+        self._last_control_s: float | None = None
+
+    def activate(self) -> None:
+        """Start to drive."""
+        self._timer.reset()
+
+    def deactivate(self) -> None:
+        """Stop."""
+        self._timer.cancel()
+        self._command.publish(to_twist(0.0, 0.0))
+
+    def release(self) -> None:
+        """Forget everything."""
+        if not hasattr(self, '_held'):
+            return
+        for subscription in self._held:
+            self.destroy_subscription(subscription)
+        outputs = (self._command, self._radio, self._status, self._attention, self._markers, self._image)
+        for publisher in outputs:
+            self.destroy_publisher(publisher)
+        self.destroy_timer(self._timer)
+        self._agent = None
+        del self._held
+
+    def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
+        """Say who is lost and what the radio carries."""
+        agent = self._agent
+        if agent is None:
+            return DiagnosticStatus.WARN, "waits for 'map'; is a map server running with transient local QoS?", {}
+        values = {
+            'epoch': agent.epoch,
+            'step': agent.step,
+            'team': len(agent.team),
+            'bytes per step': self._bytes // max(1, self._messages),
+        }
+        if agent.mismatch:
+            return DiagnosticStatus.ERROR, agent.mismatch, values
+        if agent.lost:
+            return DiagnosticStatus.WARN, f'lost: {", ".join(agent.lost)}', values
+        if agent.pose is None or agent.goal is None:
+            return DiagnosticStatus.WARN, 'waits for its pose and goal', values
+        return DiagnosticStatus.OK, 'arrived' if agent.has_arrived else 'driving', values
+
+    def _on_map(self, message: OccupancyGrid) -> None:
+        if self._agent is not None:
+            return  # a changed map needs the whole fleet to start over
+        try:
+            grid, frame = from_occupancy_grid(message)
+        except GridError as error:
+            self.drop('bad map', str(error))
+            return
+        p = self.params
+        limits = MotionLimits(max_speed=p.max_speed, max_turn_rate=p.max_turn_rate, latency_s=1.0 / p.control_rate)
+        config = RobotConfig(horizon=p.horizon, lost_s=p.lost_s, seed=p.seed)
+        self._agent = RobotAgent(p.robot, self._names, grid, frame, self._policy, limits, config)
+        self._take_goal()
+
+    def _on_transforms(self, message: TFMessage) -> None:
+        for robot, pose in self._transforms.take(message):
+            if self._agent is not None and self._names[robot] == self.params.robot and np.isfinite(pose).all():
+                self._agent.pose = pose
+
+    def _on_goal(self, message: PoseStamped) -> None:
+        if message.header.frame_id not in ('', self.params.map_frame):
+            self.drop('goal in another frame', message.header.frame_id)
+            return
+        self._goal = (message.pose.position.x, message.pose.position.y)
+        self._take_goal()
+
+    def _take_goal(self) -> None:
+        if self._agent is None or self._goal is None:
+            return
+        row, column = self._agent.frame.to_cell(np.array(self._goal)).tolist()
+        try:
+            self._agent.set_goal((row, column))
+        except ValueError as error:
+            self.drop('bad goal', str(error))
+
+    def _on_message(self, message: RobotMessage) -> None:
+        if self._agent is None or message.robot_id == self.params.robot:
+            return
+        if self.params.message_loss and self._rng.random() < self.params.message_loss:
+            return
+        try:
+            self._agent.receive(from_robot_message(message), self._now_s())
+        except ValueError as error:
+            self.drop('bad message', str(error))
+
+    def _control(self) -> None:
+        agent, now_s = self._agent, self._now_s()
+        last_s, self._last_control_s = self._last_control_s, now_s
+        if agent is None:
+            return
+        looked_at = (self._attention, self._markers, self._image)
+        agent.need_attention = any(publisher.get_subscription_count() for publisher in looked_at)
+        before = (agent.epoch, agent.step)
+        for note in agent.advance(now_s):
+            self.get_logger().warning(note)
+        if (agent.epoch, agent.step) != before:
+            self._publish()
+        self._send(now_s)
+        dt_s = 1.0 / self.params.control_rate if last_s is None else max(now_s - last_s, 1e-3)
+        self._command.publish(to_twist(*agent.velocities(dt_s)))
+
+    def _send(self, now_s: float) -> None:
+        """Send a new note at once, and the same again as a heartbeat."""
+        agent = self._agent
+        assert agent is not None
+        is_new = (agent.epoch, agent.step) != self._sent_step
+        if not is_new and 0 <= now_s - self._sent_s < HEARTBEAT_S:
+            return
+        for note in agent.outgoing():
+            message = to_robot_message(note, to_stamp(now_s), self.params.map_frame)
+            self._radio.publish(message)
+            if is_new and note is agent.note:
+                self._bytes += 100 + 4 * len(message.embedding)
+                self._messages += 1
+        self._sent_step, self._sent_s = (agent.epoch, agent.step), now_s
+
+    def _publish(self) -> None:
+        """One row of fleet status and of the attention map."""
+        agent, stamp = self._agent, to_stamp(self._now_s())
+        assert agent is not None
+        if agent.planned is None or agent.goal is None:
+            return
+        state = WAITING if not agent.team else ARRIVED if agent.has_arrived else ACTIVE
+        status = FleetStatus(tick=agent.step, robot_ids=[agent.name], state=bytes([state]))
+        status.header.stamp, status.header.frame_id = stamp, self.params.map_frame
+        status.rows, status.columns = [agent.planned[0]], [agent.planned[1]]
+        status.goal_rows, status.goal_columns = [agent.goal[0]], [agent.goal[1]]
+        status.lag = [agent.lag]
+        status.decision_ms, (status.decision_p50_ms, status.decision_p99_ms) = agent.decision_ms, agent.percentiles_ms
+        self._status.publish(status)
+        if not agent.attention:
+            return
+        layer, weights = list(agent.attention.items())[-1]
+        xy = agent.frame.to_xy(agent.heard_cells)
+        place = agent.team.index(agent.name)
+        frame_id = self.params.map_frame
+        if self._attention.get_subscription_count():
+            gaps = np.linalg.norm(xy - xy[place], axis=-1)[None]
+            self._attention.publish(
+                to_attention_map(
+                    weights, [agent.name], agent.team, mechanism='relation', layer=layer, tick=agent.step,
+                    stamp=stamp, frame_id=frame_id, distances=gaps,
+                )
+            )  # fmt: skip
+        if self._markers.get_subscription_count():
+            row = np.zeros((weights.shape[0], len(agent.team), len(agent.team)), np.float32)
+            row[:, place] = weights[:, 0]
+            self._markers.publish(to_markers(row, xy, frame_id=frame_id, stamp=stamp, namespace=agent.name))
+        if self._image.get_subscription_count():
+            self._image.publish(to_image(weights, frame_id=frame_id, stamp=stamp))
+
+    def _now_s(self) -> float:
+        return self.get_clock().now().nanoseconds * 1e-9
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node."""
+    return run_node(SparcRobot, args)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

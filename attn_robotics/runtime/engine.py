@@ -1,0 +1,470 @@
+"""The engine: loads models and answers requests; one a process.
+
+Everything may be called from any thread. `submit`, `load` and `unload` return at once with a future; `infer` waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from attn_robotics.runtime.backends import Executed, Progress
+from attn_robotics.runtime.backends.base import is_out_of_memory
+from attn_robotics.runtime.catalogue import Catalogue, ModelEntry
+from attn_robotics.runtime.errors import EngineError, Reason
+from attn_robotics.runtime.lanes import Lane
+from attn_robotics.runtime.metrics import ModelSnapshot, prometheus_text
+from attn_robotics.runtime.models import LoadedModel
+from attn_robotics.runtime.requests import Array, Reply, Request, check_request, check_values
+from attn_robotics.runtime.residency import ModelState, ModelStatus, Residency, bare, describe
+
+__all__ = ['Engine', 'ModelState', 'ModelStatus']
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Models, lanes and memory of one process.
+
+    Args:
+        catalogue: where entries are found.
+        budget_bytes: the most that loaded models may hold on one device, all of its memory when None. Beyond it, the
+            least recently used idle models are evicted.
+        max_request_bytes: largest request, whatever its model allows.
+        clock: gives seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        budget_bytes: int | None = None,
+        max_request_bytes: int = 256 << 20,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._residency = Residency(catalogue, budget_bytes, clock)
+        self._max_request_bytes = max_request_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._sequence = itertools.count()
+        self._closed = False
+
+    # Models.
+
+    def load(self, name: str, on_progress: Callable[[Progress], None] | None = None) -> Future[ModelStatus]:
+        """Load a model, or replace its running version without failing a request.
+
+        Args:
+            name: of the catalogue; the entry is read afresh.
+            on_progress: called in the loader's thread.
+
+        Returns:
+            Its status once it answers, or an `EngineError`; a version that ran before goes on after a failure.
+
+        Raises:
+            EngineError: `stopped`, after `close`.
+        """
+        return self._residency.load(name, on_progress)
+
+    def unload(self, name: str) -> Future[None]:
+        """Stop answering for a model at once, and give its memory back after the requests under way.
+
+        Raises:
+            EngineError: `not_loaded`.
+        """
+        return self._residency.unload(name)
+
+    def list_models(self) -> list[ModelStatus]:
+        """Every model of the catalogue and every loaded one, by name."""
+        return self._residency.list_models()
+
+    def status(self, name: str) -> ModelStatus:
+        """One model's status, loaded or not."""
+        return self._residency.status(name)
+
+    def entry(self, name: str) -> ModelEntry:
+        """The entry of a loaded model.
+
+        Raises:
+            EngineError: `not_loaded`.
+        """
+        return self._residency.find(name).entry
+
+    # Requests.
+
+    def submit(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        version: str = '',
+        deadline_s: float | None = None,
+        priority: int = 0,
+        stream: str = '',
+        reset: bool = False,
+        on_device: bool = False,
+    ) -> Future[Reply]:
+        """Queue a request and return at once. The arrays must stay unchanged until it is answered.
+
+        Args:
+            model: a loaded model's name.
+            inputs: numpy arrays or torch tensors (on any device) by name.
+            version: refuse any other; empty for whichever is loaded.
+            deadline_s: after which the answer is useless [s from now]; the model's own when None.
+            priority: 0 to 255, larger goes first; from 128 on in the device's stream of high priority.
+            stream: whose state to use; for models that keep state, and only for them.
+            reset: forget the stream's state first.
+            on_device: give outputs as torch tensors on the model's device (torch back end).
+
+        Returns:
+            The reply, or an `EngineError`, refusals on arrival included: nothing is raised here. `cancel()` works
+            until the request's batch starts. Callbacks run in the engine's threads: hand over and return.
+        """
+        future: Future[Reply] = Future()
+        try:
+            request = self._admit(model, inputs, version, deadline_s, priority, stream, reset, on_device)
+            request.future = future
+            self._dispatch(request, stream, direct=False)
+        except EngineError as error:
+            future.set_exception(error)
+        return future
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, Array],
+        *,
+        version: str = '',
+        deadline_s: float | None = None,
+        priority: int = 0,
+        stream: str = '',
+        reset: bool = False,
+        on_device: bool = False,
+    ) -> Reply:
+        """Wait for an answer. On an idle device the caller's own thread runs the model, which costs the least.
+
+        Args:
+            model, inputs, version, deadline_s, priority, stream, reset, on_device: as in `submit`.
+
+        Raises:
+            EngineError: why there is no answer.
+        """
+        request = self._admit(model, inputs, version, deadline_s, priority, stream, reset, on_device)
+        if stream:
+            request.future = Future()  # it may have to stand in line
+        self._dispatch(request, stream, direct=True)
+        if request.future is not None:
+            return request.future.result()
+        if request.reply is None:
+            raise request.error or EngineError('backend', f'{model} gave no answer')
+        return request.reply
+
+    # Streams.
+
+    def snapshot_stream(self, model: str, stream: str) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        """A stream's state by name, to be saved or restored elsewhere.
+
+        Raises:
+            EngineError: `not_loaded`, `bad_stream`.
+        """
+        return self._residency.find(model).streams.snapshot(stream)
+
+    def restore_stream(self, model: str, stream: str, state: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> None:
+        """Give a stream a state.
+
+        Raises:
+            EngineError: `not_loaded`, `bad_stream`.
+        """
+        self._residency.find(model).streams.restore(stream, state)
+
+    def drop_stream(self, model: str, stream: str) -> bool:
+        """Forget a stream; False when there is none.
+
+        Raises:
+            EngineError: `not_loaded`.
+        """
+        return self._residency.find(model).streams.drop(stream)
+
+    # Metrics.
+
+    def metrics(self) -> dict[str, ModelSnapshot]:
+        """Counters of every model that was ever loaded, by name."""
+        return {name: counted.snapshot() for name, counted in self._residency.metrics().items()}
+
+    def waiting(self) -> dict[str, int]:
+        """Requests not started yet, by lane."""
+        with self._lock:
+            lanes = dict(self._lanes)
+        return {
+            f'{device}/{"high" if index == 0 else "normal"}': lane.waiting() for (device, index), lane in lanes.items()
+        }
+
+    def memory_bytes(self, device: str) -> int:
+        """What models hold on a device."""
+        return self._residency.memory_bytes(device)
+
+    def prometheus(self) -> str:
+        """All counters in Prometheus' text format."""
+        models = self._residency.models()
+        memory = {name: model.memory_bytes for name, model in models.items()}
+        streams = {name: len(model.streams) for name, model in models.items() if model.entry.state}
+        return prometheus_text(self._residency.metrics(), memory, streams)
+
+    # The end.
+
+    def close(self) -> None:
+        """Refuse what waits, finish what runs, give everything back, and end the threads."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            lanes = list(self._lanes.values())
+        self._residency.refuse_loads()
+        for lane in lanes:
+            lane.stop()
+        self._residency.close()
+
+    def __enter__(self) -> Engine:
+        """Close on leaving."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close."""
+        self.close()
+
+    # Requests on their way.
+
+    def _admit(
+        self,
+        name: str,
+        inputs: Mapping[str, Array],
+        version: str,
+        deadline_s: float | None,
+        priority: int,
+        stream: str,
+        reset: bool,
+        on_device: bool,
+    ) -> Request:
+        """Check a request; from here on its model stays until the request is settled."""
+        arrived = self._clock()
+        model = self._residency.acquire(name, arrived)
+        entry = model.entry
+        try:
+            if version and version != entry.version:
+                raise EngineError('bad_input', f'{name} is loaded in version {entry.version}, not {version[:50]!r}')
+            if bool(stream) != bool(entry.state):
+                need = 'keeps state: name a stream' if entry.state else 'keeps no state: name no stream'
+                raise EngineError('bad_stream', f'{name} {need}')
+            if not 0 <= priority <= 255:
+                raise EngineError('bad_input', f'priority must be from 0 to 255, got {priority}')
+            if deadline_s is None:
+                deadline_s = entry.deadline_s
+            elif not 0 < deadline_s < 1e6:
+                raise EngineError('bad_input', f'the deadline must be positive seconds from now, got {deadline_s}')
+            if on_device and entry.backend != 'torch':
+                raise EngineError('bad_input', f'{name} runs on {entry.backend}, which leaves nothing on the device')
+            rows, group = check_request(entry, inputs, max_bytes=self._max_request_bytes)
+        except BaseException as error:
+            if isinstance(error, EngineError):
+                model.metrics.dropped(error.reason)
+            self._residency.release(model)
+            raise
+        deadline = arrived + deadline_s
+        order = (-priority, deadline, next(self._sequence))
+        request = Request(model, model.queue, dict(inputs), rows, group, order, deadline, arrived)
+        request.on_device, request.reset = on_device, reset
+        _mark_cuda(request)
+        return request
+
+    def _dispatch(self, request: Request, stream: str, direct: bool) -> None:
+        """Start a request, or put it in its stream's line."""
+        if stream:
+            try:
+                first = request.model.streams.enter(stream, request)
+            except EngineError as error:
+                self._settle(request, error=error)
+                return
+            if not first:
+                return
+        self._start(request, direct)
+
+    def _start(self, request: Request, direct: bool) -> None:
+        model: LoadedModel = request.model
+        lane = self._lane(model, model.lane_of(-request.order[0]))
+        if direct and not request.queue.wait_s and lane.run_here(request):
+            return
+        if request.future is None:
+            request.future = Future()
+        try:
+            lane.offer(request)
+        except EngineError as error:
+            self._settle(request, error=error)
+
+    def _lane(self, model: LoadedModel, index: int) -> Lane:
+        key = (model.backend.device, index)
+        lane = self._lanes.get(key)
+        if lane is None:
+            with self._lock:
+                lane = self._lanes.get(key)
+                if lane is None:
+                    name = f'engine-{key[0]}-{index}'
+                    lane = Lane(name, index, self._run, self._drop, workers=model.backend.workers, clock=self._clock)
+                    self._lanes[key] = lane
+                    if self._closed:
+                        lane.stop()
+        return lane
+
+    def _drop(self, request: Request, reason: Reason) -> None:
+        self._settle(request, error=EngineError(reason, f'{request.model.entry.name}: {_DROPPED[reason]}'))
+
+    def _settle(self, request: Request, *, reply: Reply | None = None, error: EngineError | None = None) -> None:
+        """Answer a request, once, and let the next of its stream go."""
+        model: LoadedModel = request.model
+        wanted = request.begin()
+        if not wanted:
+            model.metrics.dropped('cancelled')
+        elif error is not None:
+            model.metrics.dropped(error.reason)
+        following = model.streams.leave(request.stream) if request.stream is not None else None
+        self._residency.release(model)
+        request.reply, request.error = reply, error
+        if request.future is not None and wanted:
+            if error is not None:
+                request.future.set_exception(error)
+            elif reply is not None:
+                request.future.set_result(reply)
+        if following is not None:
+            self._start(following, direct=False)
+
+    # Launches, in a lane's thread or a caller's.
+
+    def _run(self, batch: list[Request], lane: int) -> None:
+        live = []
+        for request in batch:
+            if request.begin():
+                live.append(request)
+            else:
+                self._settle(request)
+        if not live:
+            return
+        try:
+            self._launch(live, lane)
+        except Exception as error:  # whatever it is, it must not end the lane's thread or leave a client waiting
+            log.exception('a launch failed in the engine itself')
+            for request in live:
+                if request.reply is None and request.error is None:
+                    self._settle(request, error=EngineError('backend', f'the engine failed: {error}'))
+
+    def _launch(self, batch: list[Request], lane: int) -> None:
+        model: LoadedModel = batch[0].model
+        started, wall = self._clock(), time.perf_counter()
+        if model.entry.state:
+            batch = [request for request in batch if self._add_state(model, request)]
+            if not batch:
+                return
+        try:
+            executed = self._execute(model, batch, lane)
+        except Exception as error:
+            failure = error if isinstance(error, EngineError) else _translate(model, error)
+            log.debug('%s failed', model.entry.name, exc_info=True)
+        else:
+            self._answer(model, batch, executed, started, wall)
+            return
+        if len(batch) > 1 and failure.reason != 'out_of_memory':
+            # Only the request that the model can't stand shall suffer from it.
+            for request in batch:
+                self._launch([request], lane)
+            return
+        bare(failure)
+        for request in batch:
+            self._settle(request, error=failure)
+
+    def _add_state(self, model: LoadedModel, request: Request) -> bool:
+        try:
+            request.inputs.update(model.streams.state(request))
+        except EngineError as error:
+            self._settle(request, error=error)
+            return False
+        return True
+
+    def _execute(self, model: LoadedModel, batch: Sequence[Request], lane: int) -> Executed:
+        try:
+            return model.backend.execute(batch, lane)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning('%s: out of memory, evicting idle models and trying once more', model.entry.name)
+        # Outside the handler, so that the exception's frames no longer hold tensors.
+        self._residency.evict_idle(model.backend.device, f'{model.entry.name} ran out of memory')
+        return model.backend.execute(batch, lane)
+
+    def _answer(
+        self, model: LoadedModel, batch: Sequence[Request], executed: Executed, started: float, wall: float
+    ) -> None:
+        """Check outputs, keep state, reply."""
+        now = self._clock()
+        entry = model.entry
+        rows = sum([request.rows for request in batch])
+        model.queue.cost.observe(batch[0].group, rows, now - started)
+        answered = []
+        for request, outputs in zip(batch, executed.outputs, strict=True):
+            state = {spec.name: outputs.pop(spec.name) for spec in entry.state}
+            try:
+                for spec in (*entry.outputs, *entry.state) if state else entry.outputs:
+                    if spec.checks_values:
+                        check_values(
+                            spec, outputs[spec.name] if spec.name in outputs else state[spec.name], 'bad_output'
+                        )
+            except EngineError as error:
+                self._settle(request, error=error)
+                continue
+            if state:
+                model.streams.commit(request, state)
+            queued = started - request.arrived
+            reply = Reply(
+                outputs, entry.version, rows, queued, executed.batch_s, executed.transfer_s, executed.compute_s,
+                queued + executed.launched - wall,
+            )  # fmt: skip
+            answered.append((request, reply))
+        # Counted before clients can look.
+        if answered:
+            model.metrics.answered([(reply, now > request.deadline) for request, reply in answered])
+        for request, reply in answered:
+            self._settle(request, reply=reply)
+
+
+_DROPPED: dict[Reason, str] = {
+    'expired': 'the deadline passed while the request waited; send less or allow more time',
+    'displaced': 'a request of higher priority took the place in the full queue',
+    'cancelled': 'cancelled by its client',
+    'stopped': 'the engine is shutting down',
+}
+
+
+def _translate(model: LoadedModel, error: Exception) -> EngineError:
+    if is_out_of_memory(error):
+        return EngineError(
+            'out_of_memory', f'{model.entry.name} ran out of memory twice; send smaller requests or unload a model'
+        )
+    return EngineError('backend', f'{model.entry.name} failed: {describe(error)}')
+
+
+def _mark_cuda(request: Request) -> None:
+    """Note what another stream must wait for before it reads the client's device tensors, and who reads the answer."""
+    tensors = [value for value in request.inputs.values() if not isinstance(value, np.ndarray) and value.is_cuda]
+    if not tensors and not request.on_device:
+        return
+    torch: Any = sys.modules['torch']  # a torch tensor or back end is here, so torch is
+    device = tensors[0].device if tensors else torch.device(request.model.backend.device)
+    if device.type == 'cuda':
+        request.client_stream = torch.cuda.current_stream(device)
+        request.after = request.client_stream.record_event()

@@ -1,0 +1,356 @@
+"""Which models are in memory: loading, replacing, evicting and unloading them, and how they stand."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from attn_robotics.runtime.backends import Progress
+from attn_robotics.runtime.backends.base import is_out_of_memory
+from attn_robotics.runtime.catalogue import Catalogue, ModelEntry
+from attn_robotics.runtime.errors import EngineError, one_line
+from attn_robotics.runtime.memory import give_back
+from attn_robotics.runtime.metrics import ModelMetrics
+from attn_robotics.runtime.models import LoadedModel, open_model
+from attn_robotics.runtime.streams import StreamStore
+
+log = logging.getLogger(__name__)
+
+
+class ModelState(IntEnum):
+    """As in ModelStatus.msg."""
+
+    UNLOADED = 0
+    LOADING = 1
+    READY = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model as an operator sees it; the fields are those of ModelStatus.msg.
+
+    Attributes:
+        name, version, system, backend: of the entry; empty where it can't be read.
+        device: cpu, cuda:0, or the address of the remote server; empty while not loaded.
+        state: what it is doing.
+        reason: why it failed or was evicted, or what to know about it.
+        memory_bytes: weights and static buffers.
+        requests: answered.
+        dropped: refused or failed.
+        queue_p50_ms, compute_p50_ms: medians [ms].
+    """
+
+    name: str
+    version: str = ''
+    system: str = ''
+    backend: str = ''
+    device: str = ''
+    state: ModelState = ModelState.UNLOADED
+    reason: str = ''
+    memory_bytes: int = 0
+    requests: int = 0
+    dropped: int = 0
+    queue_p50_ms: float = 0.0
+    compute_p50_ms: float = 0.0
+
+
+class Residency:
+    """The models of one engine and the memory they hold. Thread-safe.
+
+    Args:
+        catalogue: where entries are found.
+        budget_bytes: the most that loaded models may hold on one device, None for all of it.
+        clock: gives seconds.
+    """
+
+    def __init__(self, catalogue: Catalogue, budget_bytes: int | None, clock: Callable[[], float]) -> None:
+        self.catalogue = catalogue
+        self._budget = budget_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._models: dict[str, LoadedModel] = {}
+        self._held: set[LoadedModel] = set()  # with memory: those above and retired ones at their last requests
+        self._unknown = ModelMetrics()
+        self._metrics: dict[str, ModelMetrics] = {'': self._unknown}  # '' counts requests for models never loaded
+        self._notes: dict[str, tuple[ModelState, str]] = {}
+        self._loader = ThreadPoolExecutor(1, 'engine-loader')
+        self._closer = ThreadPoolExecutor(1, 'engine-closer')  # so that giving back need not wait for a long load
+        self._closed = False
+
+    def load(self, name: str, on_progress: Callable[[Progress], None] | None = None) -> Future[ModelStatus]:
+        """Load a model, or replace its running version without failing a request.
+
+        Args:
+            name: of the catalogue; the entry is read afresh.
+            on_progress: called in the loader's thread.
+
+        Returns:
+            Its status once it answers, or an `EngineError`; a version that ran before goes on after a failure.
+
+        Raises:
+            EngineError: `stopped`, after `close`.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineError('stopped', 'the engine is shutting down')
+            self._notes[name] = (ModelState.LOADING, '')
+            return self._loader.submit(self._load, name, on_progress)
+
+    def unload(self, name: str) -> Future[None]:
+        """Stop answering for a model at once, and give its memory back after the requests under way.
+
+        Raises:
+            EngineError: `not_loaded`.
+        """
+        done: Future[None] = Future()
+        with self._lock:
+            model = self._models.get(name)
+            if model is None:
+                raise EngineError('not_loaded', f'model {name[:100]!r} is not loaded')
+            self._notes.pop(name, None)
+            self._retire(model, done)
+        return done
+
+    def list_models(self) -> list[ModelStatus]:
+        """Every model of the catalogue and every loaded one, by name."""
+        return [self.status(name) for name in sorted({*self.catalogue.names(), *self._models, *self._notes})]
+
+    def status(self, name: str) -> ModelStatus:
+        """One model's status, loaded or not."""
+        with self._lock:
+            model = self._models.get(name)
+            state, reason = self._notes.get(name, (ModelState.UNLOADED, ''))
+            metrics = self._metrics.get(name)
+        status = ModelStatus(name, state=state, reason=reason)
+        if model is None:
+            try:
+                entry = self.catalogue.entry(name)
+            except EngineError as error:
+                return replace(status, state=ModelState.FAILED, reason=reason or str(error))
+        else:
+            entry = model.entry
+            status = replace(
+                status,
+                device=model.backend.device,
+                state=ModelState.READY,
+                reason=reason or ('loading another version' if state == ModelState.LOADING else model.backend.note),
+                memory_bytes=model.memory_bytes,
+            )
+        if metrics:
+            counted = metrics.snapshot()
+            status = replace(
+                status,
+                requests=counted.requests,
+                dropped=sum(counted.dropped.values()),
+                queue_p50_ms=1e3 * counted.p50_s['queue'],
+                compute_p50_ms=1e3 * counted.p50_s['compute'],
+            )
+        return replace(status, version=entry.version, system=entry.system, backend=entry.backend)
+
+    def find(self, name: str) -> LoadedModel:
+        """A loaded model.
+
+        Raises:
+            EngineError: `not_loaded`.
+        """
+        model = self._models.get(name)
+        if model is None:
+            loaded = ', '.join(sorted(self._models)) or 'none'
+            raise EngineError('not_loaded', f'model {str(name)[:100]!r} is not loaded; loaded are: {loaded}')
+        return model
+
+    def acquire(self, name: str, now: float) -> LoadedModel:
+        """A loaded model, which stays until it is released.
+
+        Raises:
+            EngineError: `not_loaded`; counted.
+        """
+        with self._lock:
+            try:
+                model = self.find(name)
+            except EngineError as error:
+                self._metrics.get(name, self._unknown).dropped(error.reason)
+                raise
+            model.pending += 1
+            model.used = now
+        return model
+
+    def release(self, model: LoadedModel) -> None:
+        """End an `acquire`."""
+        with self._lock:
+            model.pending -= 1
+            if not model.pending and model.on_idle is not None:
+                self._closer.submit(model.on_idle)
+                self._idle.notify_all()
+
+    def models(self) -> dict[str, LoadedModel]:
+        """Loaded models by name."""
+        with self._lock:
+            return dict(self._models)
+
+    def metrics(self) -> dict[str, ModelMetrics]:
+        """Counters of every model that was ever loaded, and of the unknown under ''."""
+        with self._lock:
+            return dict(self._metrics)
+
+    def memory_bytes(self, device: str) -> int:
+        """What models hold on a device."""
+        with self._lock:
+            return self._memory(device)
+
+    def refuse_loads(self) -> None:
+        """Begin to close: load nothing any more."""
+        with self._lock:
+            self._closed = True
+
+    def close(self) -> None:
+        """Close every model after its last request, and end the threads."""
+        with self._lock:
+            for model in list(self._models.values()):
+                self._retire(model)
+            self._idle.wait_for(lambda: not any(model.pending for model in self._held))
+        self._loader.shutdown(wait=True)
+        self._closer.shutdown(wait=True)
+
+    def _retire(self, model: LoadedModel, done: Future[None] | None = None) -> None:
+        """Take a model out of service, to be closed after its last request; the lock is held."""
+        if self._models.get(model.entry.name) is model:
+            del self._models[model.entry.name]
+
+        def close() -> None:
+            self._close_model(model)
+            if done is not None:
+                done.set_result(None)
+
+        model.on_idle = close
+        if not model.pending:
+            self._closer.submit(close)
+
+    def _close_model(self, model: LoadedModel) -> None:
+        try:
+            model.backend.close()
+        finally:
+            with self._lock:
+                self._held.discard(model)
+                model.on_idle = None  # it refers to the model: no cycle is left to collect
+                self._idle.notify_all()
+            give_back()
+
+    def _memory(self, device: str) -> int:
+        return sum(model.memory_bytes for model in self._held if model.backend.device == device)
+
+    def evict_idle(self, device: str, why: str, needed: int | None = None, keep: str = '') -> None:
+        """Close idle models of a device, least recently used first, until `needed` bytes fit; all when None."""
+        while True:
+            with self._lock:
+                if needed is not None and (self._budget is None or self._memory(device) + needed <= self._budget):
+                    break
+                idle = [
+                    model
+                    for name, model in self._models.items()
+                    if model.backend.device == device and name != keep and not model.pending and model.memory_bytes
+                ]
+                # A stream's state would be lost with its model.
+                idle = [model for model in idle if not len(model.streams)]
+                if not idle:
+                    break
+                oldest = min(idle, key=lambda model: model.used)
+                del self._models[oldest.entry.name]
+                self._notes[oldest.entry.name] = (ModelState.UNLOADED, f'evicted: {why}')
+            log.warning('%s evicted: %s', oldest.entry.name, why)
+            self._close_model(oldest)
+        if needed is None:
+            give_back()
+
+    def _load(self, name: str, on_progress: Callable[[Progress], None] | None) -> ModelStatus:
+        def step(stage: str, done: int, total: int) -> None:
+            if on_progress is not None:
+                try:
+                    on_progress(Progress(name, stage, done, total))
+                except Exception:
+                    log.exception('the progress callback of %s failed', name)
+
+        try:
+            self._replace(name, step)
+        except Exception as error:
+            log.debug('loading %s failed', name, exc_info=True)
+            failure = error if isinstance(error, EngineError) else EngineError('backend', f'{name}: {describe(error)}')
+        else:
+            return self.status(name)
+        with self._lock:
+            if failure.reason == 'unknown_model':
+                self._notes.pop(name, None)  # anybody may ask for any name: keep none of them
+            else:
+                self._notes[name] = (ModelState.FAILED, str(failure))
+        bare(failure)
+        give_back()
+        raise failure
+
+    def _replace(self, name: str, step: Callable[[str, int, int], None]) -> None:
+        """Open a version and let it take over."""
+        if self._closed:
+            raise EngineError('stopped', 'the engine is shutting down')
+        entry = self.catalogue.entry(name)
+        with self._lock:
+            metrics = self._metrics.setdefault(name, ModelMetrics())
+            running = self._models.get(name)
+        streams = running.streams if running and running.streams.fits(entry) else StreamStore(entry, self._clock)
+        model = self._open(entry, metrics, streams, step)
+        device = model.backend.device
+        with self._lock:  # what was unloaded a moment ago must not count against the budget
+            self._idle.wait_for(lambda: not any(m.on_idle is not None and not m.pending for m in self._held))
+        self.evict_idle(device, f'room for {name}', model.memory_bytes, keep=name)
+        with self._lock:
+            free = None if self._budget is None else self._budget - self._memory(device)
+            fits = (free is None or model.memory_bytes <= free) and not self._closed
+            if fits:
+                if (old := self._models.get(name)) is not None:
+                    self._retire(old)
+                self._models[name] = model
+                self._held.add(model)
+                model.used = self._clock()
+                streams.entry = entry
+                self._notes.pop(name, None)
+        if not fits:
+            model.backend.close()
+            if free is None or self._closed:
+                raise EngineError('stopped', 'the engine is shutting down')
+            raise EngineError(
+                'out_of_memory',
+                f'{name} needs {model.memory_bytes} bytes on {device}, {max(0, free)} of the budget are free and no '
+                'idle model is left to evict; unload one or raise the budget',
+            )
+
+    def _open(
+        self, entry: ModelEntry, metrics: ModelMetrics, streams: StreamStore, step: Callable[[str, int, int], None]
+    ) -> LoadedModel:
+        try:
+            return open_model(entry, metrics, streams, step, self._clock)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.warning('%s: out of memory while loading, evicting idle models and trying once more', entry.name)
+        for device in {model.backend.device for model in list(self._models.values())}:
+            self.evict_idle(device, f'{entry.name} ran out of memory while loading', keep=entry.name)
+        try:
+            return open_model(entry, metrics, streams, step, self._clock)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise EngineError('out_of_memory', f'{entry.name} does not fit in memory: {describe(error)}') from error
+
+
+def bare(error: BaseException) -> None:
+    """Take the frames off an error that outlives them: they hold weights and tensors."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
+
+
+def describe(error: BaseException) -> str:
+    """An exception of foreign origin in one line."""
+    return f'{type(error).__name__}: {one_line(error, 250)}'

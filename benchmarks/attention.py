@@ -1,0 +1,183 @@
+"""Compare our attention kernels with what libraries offer for the same problem, on one GPU in one process.
+
+Every row passes a correctness gate first: at most twice plain torch's error in the same precision against float64.
+`python benchmarks/attention.py --table`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from attention_rows import ROWS, Row
+from graph_timing import conditions, copy_time_us, empty_node_us, time_replay
+
+
+def rms(value: torch.Tensor, truth: torch.Tensor) -> float:
+    """Root mean square difference, in float64."""
+    return float((value.double() - truth.double()).square().mean().sqrt())
+
+
+def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[str, object]]:
+    """Gate, time and compare one row; baselines are left out once the deadline has passed."""
+    ours, low, truth = row.gate()
+    error, allowed = rms(ours, truth), 2 * rms(low, truth) + 1e-6
+    case = f'{row.name}/{row.shape}'.replace(' ', '_')
+    found: list[dict[str, object]] = [
+        {'name': f'rms_error/{case}', 'value': error, 'unit': '', 'target': allowed, 'met': error <= allowed}
+    ]
+    if not error <= allowed:
+        return found
+    del ours, low, truth
+    timing = time_replay(row.ours)
+    found.append(
+        {'name': f'time/{case}/ours', 'value': timing.median_us, 'unit': 'us', 'graph': timing.graph,
+         'range': [timing.low_us, timing.high_us]}
+    )  # fmt: skip
+    times: dict[str, float] = {}
+    for name, work in row.baselines.items():
+        if f'{row.name}/{name}' in without:
+            continue
+        if time.monotonic() > deadline:
+            found.append({'name': f'time/{case}/{name}', 'value': None, 'unit': 'us', 'note': 'out of time'})
+            continue
+        try:
+            other = time_replay(work, eager=name in row.eager)
+        except Exception as problem:
+            note = str(problem).strip().splitlines()
+            found.append({'name': f'time/{case}/{name}', 'value': None, 'unit': 'us', 'note': (note or ['refused'])[0][:120]})
+            continue
+        times[name] = other.median_us
+        found.append({'name': f'time/{case}/{name}', 'value': other.median_us, 'unit': 'us', 'graph': other.graph})
+    if row.bytes_moved:
+        found.append({'name': f'time/{case}/copy', 'value': copy_time_us(row.bytes_moved), 'unit': 'us'})
+    for reference, factor in row.targets.items():
+        if reference == 'empty':
+            value = timing.median_us - empty_node_us()
+            found.append(
+                {'name': f'above_empty_node/{case}', 'value': value, 'unit': 'us', 'target': factor, 'met': value <= factor}
+            )
+            continue
+        if reference == 'copy':
+            value = copy_time_us(row.bytes_moved) / timing.median_us
+        elif reference == 'best':
+            if not times:
+                continue
+            value = min(times.values()) / timing.median_us
+        elif reference in times:
+            value = times[reference] / timing.median_us
+        else:
+            continue
+        found.append({'name': f'ratio/{case}/{reference}', 'value': value, 'unit': 'x', 'target': factor, 'met': value >= factor})
+    return found
+
+
+def draw(results: list[dict[str, object]], path: Path) -> None:
+    """Bars of time on a logarithmic axis, one group a row."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for entry in results:
+        kind, *rest = str(entry['name']).split('/')
+        if kind == 'time' and isinstance(entry['value'], float):
+            groups.setdefault('/'.join(rest[:-1]), []).append((rest[-1], entry['value']))
+    figure, axes = pyplot.subplots(figsize=(10, 0.32 * sum(len(g) + 1 for g in groups.values()) + 1))
+    at, ticks, labels = 0, [], []
+    for group, bars in groups.items():
+        for name, value in bars:
+            axes.barh(at, value, color='tab:blue' if name == 'ours' else 'tab:gray')
+            ticks.append(at)
+            labels.append(f'{group}: {name}' if name == 'ours' else name)
+            at += 1
+        at += 1
+    axes.set(xscale='log', xlabel='time of one call [us]', yticks=ticks, yticklabels=labels)
+    axes.invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` in one step."""
+    with tempfile.NamedTemporaryFile('w', dir=path.resolve().parent, delete=False) as handle:
+        handle.write(text)
+    os.replace(handle.name, path)
+
+
+def table(results: list[dict[str, object]]) -> str:
+    """A readable table."""
+    lines = []
+    for entry in results:
+        value = entry['value']
+        shown = f'{value:12.3f}' if isinstance(value, float) and value >= 0.01 else f'{value!s:>12.12}'
+        goal = f"  goal {entry['target']:.3g}  {'met' if entry['met'] else 'MISSED'}" if 'target' in entry else ''
+        flag = '' if entry.get('graph', True) else '  (eager: cannot be captured)'
+        lines.append(f"{entry['name']:74} {shown} {entry['unit']:2}{goal}{flag}{'  ' + str(entry['note']) if 'note' in entry else ''}")
+    return '\n'.join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--table', action='store_true', help='print the readable table (default unless --json alone)')
+    parser.add_argument('--rows', nargs='+', choices=sorted(ROWS), default=list(ROWS), help='kernels to measure')
+    parser.add_argument('--json', type=Path, help='write results here')
+    parser.add_argument('--plot', type=Path, help='write a bar chart here (needs matplotlib)')
+    parser.add_argument('--seed', type=int, default=42, help='seed of all inputs')
+    parser.add_argument('--budget', type=float, default=3600.0, help='seconds after which baselines are left out')
+    parser.add_argument('--without', nargs='*', default=[], metavar='ROW/BASELINE', help='baselines to leave out')
+    parser.add_argument('--no-baselines', action='store_true', help='time our kernels and the ceilings only')
+    parser.add_argument('--from-json', type=Path, help='measure nothing; print and plot an earlier run')
+    arguments = parser.parse_args()
+    if arguments.from_json:
+        results = json.loads(arguments.from_json.read_text())['rows']
+        print(table(results))
+        if arguments.plot:
+            draw(results, arguments.plot)
+        return 0
+    if not torch.cuda.is_available():
+        print('benchmarks/attention.py needs a CUDA device; --from-json shows an earlier run', file=sys.stderr)
+        return 2
+    torch.manual_seed(arguments.seed)
+    deadline = time.monotonic() + (0.0 if arguments.no_baselines else arguments.budget)
+    facts = conditions(arguments.seed)
+    results = [{'name': 'time/empty_graph_node', 'value': empty_node_us(), 'unit': 'us'}]
+    large = 2 << 30
+    results.append({'name': 'bandwidth/copy', 'value': large / copy_time_us(large) / 1e6, 'unit': 'TB/s'})
+    try:
+        for name in tqdm(arguments.rows, desc='kernels', file=sys.stderr):
+            try:
+                for row in ROWS[name]():
+                    found = measure(row, deadline, tuple(arguments.without))
+                    results += found
+                    print(table(found), flush=True)
+                    torch.compiler.reset()
+                    torch.cuda.empty_cache()
+            except Exception as problem:  # one broken row must not hide the others
+                note = f'{type(problem).__name__}: {problem}'[:300]
+                results.append({'name': f'failed/{name}', 'value': None, 'unit': '', 'note': note})
+                print(f'{name}: {note}', flush=True)
+    except KeyboardInterrupt:
+        print('stopped; what was measured so far follows', file=sys.stderr)
+    text = {'schema': 1, 'command': 'benchmarks/attention.py', 'conditions': facts, 'rows': results}
+    if arguments.json:
+        write_atomically(arguments.json, json.dumps(text, indent=1) + '\n')
+    if arguments.plot:
+        draw(results, arguments.plot)
+    if arguments.table or not arguments.json:
+        print('\n'.join(f'{key}: {value}' for key, value in facts.items()))
+        print(table(results))
+    return 0 if all(entry.get('met', True) for entry in results) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

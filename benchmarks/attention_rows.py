@@ -1,0 +1,451 @@
+"""The rows of the attention table: problems, our calls, what libraries offer for the same problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import normalize, scaled_dot_product_attention
+
+from attn_robotics.kernels import dispatch
+from attn_robotics.kernels import gravity as gravity_op
+from attn_robotics.kernels import log_linear as log_linear_op
+from attn_robotics.kernels import neighbour_block as block_op
+from attn_robotics.kernels import neighbour_set as set_op
+from attn_robotics.kernels import polynomial as polynomial_op
+from attn_robotics.kernels import preference_sparse as sparse_op
+from attn_robotics.kernels import random_feature as feature_op
+from attn_robotics.kernels import relation as relation_op
+from attn_robotics.kernels import svd as svd_op
+from attn_robotics.kernels.distance import distance_bias, pairwise_distance
+
+Work = Callable[[], object]
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: kernel.
+        shape: B,H,N,D and what else matters.
+        ours: our call.
+        gate: returns (our output, plain torch in the same precision, truth in float64), on a small or the same problem.
+        baselines: name to call; one that raises is reported as refused.
+        targets: baseline name (or 'best', 'copy', 'empty') to the factor the goal asks for.
+        bytes_moved: compulsory traffic, for the share of the copy ceiling; 0 where it does not bind.
+        eager: baselines that cannot be captured; trying would leave the random generator in capture mode.
+    """
+
+    name: str
+    shape: str
+    ours: Work
+    gate: Callable[[], tuple[Tensor, Tensor, Tensor]]
+    baselines: dict[str, Work] = field(default_factory=dict)
+    targets: dict[str, float] = field(default_factory=dict)
+    bytes_moved: int = 0
+    eager: tuple[str, ...] = ()
+
+
+def _random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(*shape, device='cuda', dtype=dtype)
+
+
+def _double(*values: Tensor | None) -> list[Tensor | None]:
+    return [x.double() if x is not None and x.is_floating_point() else x for x in values]
+
+
+def _gate(operator: Callable[..., Tensor], *values: Tensor | None, **options: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Ours, torch in the same precision and float64 truth of one call."""
+    with dispatch.forcing('naive'):
+        truth = operator(*_double(*values), **options)
+        low = operator(*values, **options)
+    with dispatch.forcing('fused'):
+        return operator(*values, **options), low, truth
+
+
+def _sdpa(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Work:
+    def work() -> Tensor:
+        with sdpa_kernel(backend):
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+    return work
+
+
+def _libraries(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> dict[str, Work]:
+    found = {
+        'cudnn': _sdpa(SDPBackend.CUDNN_ATTENTION, q, k, v, mask, causal),
+        'efficient': _sdpa(SDPBackend.EFFICIENT_ATTENTION, q, k, v, mask, causal),
+    }
+    if mask is None:
+        found['flash'] = _sdpa(SDPBackend.FLASH_ATTENTION, q, k, v, None, causal)
+    return found
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, score: Callable[..., Tensor], causal: bool = False) -> Work:
+    """FlexAttention, compiled at the first call."""
+    ready: list[Work] = []
+
+    def work() -> object:
+        if not ready:
+            from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+            compiled = torch.compile(flex_attention, dynamic=False)
+            mask = None
+            if causal:
+                mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, q.shape[2], k.shape[2], device='cuda')
+            ready.append(lambda: compiled(q, k, v, score_mod=score, block_mask=mask))
+        return ready[0]()
+
+    return work
+
+
+def _compiled(work: Work) -> Work:
+    """torch.compile of a call on fixed tensors."""
+    return torch.compile(work, dynamic=False)
+
+
+def neighbour_sets() -> Iterator[Row]:
+    """Neighbour sets with a metric bias and device-side lengths: throughput, then latency."""
+    goals = {'copy': 0.85}
+    first = {**goals, 'flex': 7.0, 'efficient': 18.0, 'cudnn': 40.0}
+    for sets, heads, slots, width, targets in (
+        (1024, 8, 16, 16, first),
+        (8192, 8, 16, 16, goals),
+        (4096, 8, 8, 32, goals),
+        (1024, 4, 32, 64, goals),
+        (128, 8, 16, 16, {'empty': 1.0}),
+        (1, 8, 128, 32, {'empty': 1.0}),
+    ):
+        q, k, v = (_random(sets, heads, slots, width) for _ in range(3))
+        positions = _random(sets, slots, 2, dtype=torch.float32)
+        alpha, beta = (torch.rand(heads, device='cuda') + 0.2 for _ in range(2))
+        lengths = torch.randint(slots // 2, slots + 1, (sets,), device='cuda', dtype=torch.int32)
+        arguments = (q, k, v, positions, alpha, beta, lengths)
+        bias = distance_bias(pairwise_distance(positions, positions), alpha, beta)
+        keep = torch.arange(slots, device='cuda') < lengths[:, None]
+        mask = bias.masked_fill(~keep[:, None, None, :], -torch.inf).to(q.dtype).contiguous()
+
+        def score(s, b, h, i, j, p=positions, a=alpha, c=beta, n=lengths):  # type: ignore[no-untyped-def]  # flex's own
+            x, y = p[b, i, 0] - p[b, j, 0], p[b, i, 1] - p[b, j, 1]
+            biased = s - a[h] * torch.log1p(c[h] * torch.sqrt(x * x + y * y))
+            return torch.where(j < n[b], biased, -float('inf'))
+
+        baselines = {**_libraries(q, k, v, mask)}
+        if 'flex' in targets or sets == 1:
+            baselines['flex'] = _flex(q, k, v, score)
+        yield Row(
+            'neighbour sets',
+            f'{sets},{heads},{slots},{width}',
+            lambda a=arguments: set_op.neighbour_set_attention(*a),
+            lambda a=arguments: _gate(set_op.neighbour_set_attention, *a),
+            baselines,
+            targets,
+            sum(x.numel() * x.element_size() for x in (q, k, v, v, positions, lengths)),
+        )
+
+
+def relations() -> Iterator[Row]:
+    """SPARC's relation attention, radius 40."""
+    for sets, heads, slots, width, goal in ((4096, 4, 8, 64, 10), (1024, 4, 32, 64, 6), (1, 4, 1024, 64, 6), (1, 4, 128, 64, 4)):
+        q, k, v = (_random(sets, heads, slots, width) for _ in range(3))
+        tables = [_random(41, heads, width) for _ in range(2)]
+        cells = torch.randint(0, 40, (sets, slots, 2), device='cuda')
+        apart = (cells[:, :, None] - cells[:, None]).abs().sum(-1)
+        relation = torch.where(apart <= 40, apart, -1).to(torch.int16)
+        scale = width**-0.5
+
+        def ours(*a: Tensor) -> Tensor:
+            return relation_op.relation_attention(*a)[0]
+
+        def table(a=(q, k, v, *tables, relation), scale=scale) -> Tensor:  # type: ignore[no-untyped-def]
+            return relation_op.table_relation_attention(*a, scale)[0]
+
+        wide = relation.long()
+        by_query = ((q + 0.0) @ tables[1].permute(1, 2, 0)) * scale
+        by_key = ((k + 0.0) @ tables[0].permute(1, 2, 0)) * scale
+
+        def score(s, b, h, i, j, r=wide, x=by_query, y=by_key):  # type: ignore[no-untyped-def]  # flex's own
+            m = r[b, i, j]
+            at = torch.where(m < 0, 0, m)
+            return torch.where(m < 0, -float('inf'), s + x[b, h, i, at] + y[b, h, j, at])
+
+        yield Row(
+            'relation',
+            f'{sets},{heads},{slots},{width}',
+            lambda a=(q, k, v, *tables, relation): ours(*a),
+            lambda a=(q, k, v, *tables, relation): _gate(ours, *a),
+            {'compile': _compiled(table), 'flex': _flex(q, k, v, score)},
+            {'best': goal},
+            4 * q.numel() * 2 + relation.numel() * 2,
+        )
+
+
+def gravities() -> Iterator[Row]:
+    """Flash attention with a power law of token or map distance."""
+    heads = 8
+    alpha = torch.linspace(0.25, 4.0, heads, device='cuda')
+    beta = torch.ones(heads, device='cuda')
+    q, k, v = (_random(1, heads, 32768, 64) for _ in range(3))
+
+    def score(s, b, h, i, j):  # type: ignore[no-untyped-def]  # flex's own
+        return s - alpha[h] * torch.log1p(beta[h] * (i - j).abs())
+
+    def index_gate() -> tuple[Tensor, Tensor, Tensor]:
+        small = [x[:, :, :8192] for x in (q, k, v)]
+        return _gate(gravity_op.gravity_attention, *small, alpha, beta, causal=True)
+
+    yield Row(
+        'gravity 1-D causal',
+        f'1,{heads},32768,64',
+        lambda: gravity_op.gravity_attention(q, k, v, alpha, beta, causal=True),
+        index_gate,
+        {**_libraries(q, k, v, causal=True), 'flex': _flex(q, k, v, score, causal=True)},
+        {'flex': 10.0, 'cudnn': 1 / 1.2},
+    )
+    cells = torch.stack(torch.meshgrid(torch.arange(40), torch.arange(40), indexing='ij'), -1).reshape(1, 1600, 2)
+    positions = cells.to('cuda', torch.float32).expand(16, -1, -1).contiguous()
+    x, y, z = (_random(16, heads, 1600, 32) for _ in range(3))
+    stored = distance_bias(pairwise_distance(positions[:1], positions[:1]), alpha, beta).to(x.dtype)
+    options = {'metric': 'euclidean', 'positions_q': positions, 'positions_k': positions}
+
+    def map_score(s, b, h, i, j):  # type: ignore[no-untyped-def]  # flex's own
+        dx, dy = positions[b, i, 0] - positions[b, j, 0], positions[b, i, 1] - positions[b, j, 1]
+        return s - alpha[h] * torch.log1p(beta[h] * torch.sqrt(dx * dx + dy * dy))
+
+    def map_gate() -> tuple[Tensor, Tensor, Tensor]:
+        small = {**options, 'positions_q': positions[:2], 'positions_k': positions[:2]}
+        return _gate(gravity_op.gravity_attention, x[:2], y[:2], z[:2], alpha, beta, **small)
+
+    yield Row(
+        'gravity 2-D map',
+        f'16,{heads},1600,32',
+        lambda: gravity_op.gravity_attention(x, y, z, alpha, beta, **options),  # type: ignore[arg-type]
+        map_gate,
+        {**_libraries(x, y, z, stored.expand(16, -1, -1, -1)), 'flex': _flex(x, y, z, map_score)},
+        {'flex': 10.0, 'cudnn': 1.7},
+    )
+
+
+def log_linears() -> Iterator[Row]:
+    """Log-linear attention, forward and one step."""
+    for sets, heads, tokens, goal in ((1, 4, 65536, 42.0), (64, 4, 1024, 13.0)):
+        q, v = (_random(sets, heads, tokens, 64) for _ in range(2))
+        k = normalize(_random(sets, heads, tokens, 64), dim=-1)
+        g = -torch.rand(sets, heads, tokens, device='cuda') * 0.02
+        lam = torch.rand(sets, heads, tokens, log_linear_op.levels_for(tokens), device='cuda', dtype=torch.bfloat16)
+
+        def gate(a=(q, k, v, g, lam)) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[no-untyped-def]
+            small = [x[:2, :, :2048].contiguous() for x in a]
+            return _gate(log_linear_op.log_linear_attention, *small)
+
+        def library(a=(q, k, v, g, lam)) -> Work:  # type: ignore[no-untyped-def]
+            swapped = [x.transpose(1, 2).contiguous() for x in a]
+            one_group = [swapped[0][:, :, :1].contiguous(), swapped[1][:, :, :1].contiguous(), *swapped[2:]]
+
+            def work() -> object:
+                from fla.ops.log_linear_attn import chunk_log_linear_attn
+
+                return chunk_log_linear_attn(*one_group)[0]
+
+            return work
+
+        yield Row(
+            'log-linear forward',
+            f'{sets},{heads},{tokens},64',
+            lambda a=(q, k, v, g, lam): log_linear_op.log_linear_attention(*a),
+            gate,
+            {'fla': library(), 'flash (softmax)': _sdpa(SDPBackend.FLASH_ATTENTION, q, k, v, causal=True)},
+            {'fla': goal},
+            sum(x.numel() * x.element_size() for x in (q, k, v, v, g, lam)),
+            eager=('fla',),
+        )
+    streams, heads, levels = 256, 8, 17
+    q, k, v = (_random(streams, heads, 64) for _ in range(3))
+    g = -torch.rand(streams, heads, device='cuda') * 0.02
+    lam = torch.rand(streams, heads, levels, device='cuda', dtype=torch.bfloat16)
+    state = log_linear_op.empty_state(streams, heads, levels, 64, 64, 'cuda')
+    state.step.copy_(torch.randint(2**14, 2**15, (streams, 1), device='cuda', dtype=torch.int32))
+    level = torch.arange(levels - 1, device='cuda')
+    active = ((state.step[..., None] - 1) >> level) & 1  # what the last token left in use
+    state.levels.normal_().mul_(active[..., None, None])
+    state.last_key.normal_()
+    state.last_value.normal_()
+    # Bytes of this step and the next ones: levels in use are read, the one the carry reaches is read or written.
+    used = sum(bin(int(t)).count('1') for t in state.step[:, 0].tolist()) * heads
+    row_bytes = 64 * 64 * 4
+
+    def step_gate() -> tuple[Tensor, Tensor, Tensor]:
+        outs = []
+        for path, dtype in (('fused', torch.float32), ('naive', torch.float32), ('naive', torch.float64)):
+            copy = log_linear_op.LogLinearState(
+                *(x.to(dtype) if x.is_floating_point() else x.clone() for x in vars(state.clone()).values())
+            )
+            with dispatch.forcing(path):
+                values = [x.to(dtype) if dtype == torch.float64 else x for x in (q, k, v, g, lam)]
+                outs.append(log_linear_op.log_linear_step(*values, copy))
+        return outs[0], outs[1], outs[2]
+
+    yield Row(
+        'log-linear step',
+        f'{streams},{heads},1,64',
+        lambda: log_linear_op.log_linear_step(q, k, v, g, lam, state),
+        step_gate,
+        {},
+        {'copy': 0.8},
+        used * row_bytes + 2 * streams * heads * (64 + 64) * 4 + 4 * q.numel() * 2,
+    )
+
+
+def polynomials() -> Iterator[Row]:
+    """One step of polynomial mixing."""
+    streams, features = 256, 8 * 256
+    projected, gate = (_random(streams, features) for _ in range(2))
+    state = torch.zeros(streams, features, device='cuda')
+    count = torch.zeros(streams, device='cuda')
+
+    def check() -> tuple[Tensor, Tensor, Tensor]:
+        outs = []
+        for path, dtype in (('fused', None), ('naive', None), ('naive', torch.float64)):
+            values = [x if dtype is None else x.to(dtype) for x in (projected, gate)]
+            with dispatch.forcing(path):
+                start = torch.full_like(state, 0.1, dtype=dtype or torch.float32)
+                seen = torch.full_like(count, 3.0, dtype=dtype or torch.float32)
+                outs.append(polynomial_op.polynomial_step(*values, start, seen))
+        return outs[0], outs[1], outs[2]
+
+    yield Row(
+        'polynomial step',
+        f'{streams} streams x {features}',
+        lambda: polynomial_op.polynomial_step(projected, gate, state, count),
+        check,
+        {},
+        {'copy': 0.8},
+        projected.numel() * (3 * 2 + 2 * 4),
+    )
+
+
+def random_features() -> Iterator[Row]:
+    """Random-feature attention, non-causal."""
+    q, k, v = (_random(1, 8, 16384, 64) for _ in range(3))
+    w = feature_op.draw_projections(256, 64, torch.Generator().manual_seed(0))[None].cuda()
+    low = w.to(q.dtype)
+
+    def gate() -> tuple[Tensor, Tensor, Tensor]:
+        return _gate(feature_op.random_feature_attention, q[:, :, :4096], k[:, :, :4096], v[:, :, :4096], low)
+
+    def plain() -> Tensor:
+        from attn_robotics.kernels.random_feature.naive import random_feature_attention
+
+        return random_feature_attention(q, k, v, low, None, None, causal=False, scale=64**-0.5)
+
+    yield Row(
+        'random features',
+        '1,8,16384,64 m 256',
+        lambda: feature_op.random_feature_attention(q, k, v, low),
+        gate,
+        {'compile': _compiled(plain), 'flash': _sdpa(SDPBackend.FLASH_ATTENTION, q, k, v)},
+        {'compile': 5.0, 'flash': 35.0},
+        4 * q.numel() * 2,
+    )
+
+
+def factorisations() -> Iterator[Row]:
+    """Singular-value attention with its factorisation."""
+    history = _random(32, 12000, 64) * torch.logspace(0, -1, 64, device='cuda', dtype=torch.bfloat16)
+    candidates = _random(32, 2048, 64)
+
+    def ours() -> Tensor:
+        tokens = svd_op.factorise(history, 32).tokens
+        return svd_op.svd_attention(candidates, tokens)
+
+    def eigen_solver() -> Tensor:
+        with dispatch.forcing('naive'):
+            return ours()
+
+    def gate() -> tuple[Tensor, Tensor, Tensor]:
+        with dispatch.forcing('naive'):
+            truth = svd_op.svd_attention(candidates.double(), svd_op.factorise(history.double(), 32).tokens)
+            low = ours()
+        return ours(), low, truth
+
+    yield Row(
+        'svd with factorisation',
+        '32 x 12000 x 64, rank 32',
+        ours,
+        gate,
+        {
+            'flash': _sdpa(SDPBackend.FLASH_ATTENTION, candidates[:, None], history[:, None], history[:, None]),
+            'eigh': eigen_solver,
+        },
+        {'flash': 4.0, 'eigh': 100.0},
+        history.numel() * 2,
+        eager=('eigh',),
+    )
+
+
+def preferences() -> Iterator[Row]:
+    """Preference-sparse attention with its selection."""
+    q, k, v = (_random(1, 8, 16384, 64) for _ in range(3))
+    guide = normalize(_random(1, 16384, 32), dim=-1)
+
+    def gate() -> tuple[Tensor, Tensor, Tensor]:
+        values = [x[:, :, :4096] for x in (q, k, v)]
+        return _gate(sparse_op.preference_block_attention, *values, guide[:, :4096].float(), guide[:, :4096].float())
+
+    yield Row(
+        'preference-sparse with selection',
+        '1,8,16384,64 k 256',
+        lambda: sparse_op.preference_block_attention(q, k, v, guide, guide),
+        gate,
+        _libraries(q, k, v, causal=True),
+        {'cudnn': 3.0},
+    )
+
+
+def blocks() -> Iterator[Row]:
+    """A whole neighbour block in one launch."""
+    sets, members, width, heads = 1024, 16, 128, 4
+    x = _random(sets, members, width)
+    weights = (
+        torch.ones(width, device='cuda', dtype=x.dtype),
+        torch.zeros(width, device='cuda', dtype=x.dtype),
+        _random(3 * width, width) * width**-0.5,
+        _random(width, width) * width**-0.5,
+        torch.zeros(width, device='cuda', dtype=x.dtype),
+    )
+    positions = _random(sets, members, 2, dtype=torch.float32)
+    alpha, beta = (torch.rand(heads, device='cuda') + 0.2 for _ in range(2))
+    lengths = torch.randint(members // 2, members + 1, (sets,), device='cuda', dtype=torch.int32)
+    arguments = (x, *weights, positions, alpha, beta, lengths)
+
+    def plain() -> Tensor:
+        from attn_robotics.kernels.neighbour_block.naive import neighbour_block
+
+        return neighbour_block(*arguments, heads=heads)
+
+    yield Row(
+        'neighbour block',
+        f'{sets},{heads},{members},{width // heads} (C {width})',
+        lambda: block_op.neighbour_block(*arguments, heads=heads),
+        lambda: _gate(block_op.neighbour_block, *arguments, heads=heads),
+        {'compile': _compiled(plain)},
+        {'compile': 6.0},
+        2 * x.numel() * 2,
+    )
+
+
+ROWS: dict[str, Callable[[], Iterator[Row]]] = {
+    'neighbour': neighbour_sets,
+    'relation': relations,
+    'log_linear': log_linears,
+    'gravity': gravities,
+    'random_feature': random_features,
+    'polynomial': polynomials,
+    'preference_sparse': preferences,
+    'neighbour_block': blocks,
+    'svd': factorisations,
+}

@@ -1,0 +1,50 @@
+"""What every Triton launch of ours needs: sizes, inline instructions, and a device to launch on."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attn_robotics.kernels.dispatch import is_interpreting
+
+LOG2_E = 1.4426950408889634
+# The interpreter cannot run inline PTX; the constant is folded at compile time.
+APPROXIMATE = tl.constexpr(not is_interpreting())
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Launch on the tensor's GPU even when another one is current."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def power_of_two(size: int, low: int = 16) -> int:
+    """The smallest power of two that holds `size` and that a matrix instruction accepts."""
+    return max(low, triton.next_power_of_2(size))
+
+
+def interpreter_product(dtype: torch.dtype) -> tl.constexpr:
+    """The type in which the interpreter multiplies tiles of `dtype`: NumPy has no bfloat16."""
+    low = dtype in (torch.float16, torch.bfloat16) and not is_interpreting()
+    return tl.bfloat16 if low and dtype == torch.bfloat16 else tl.float16 if low else tl.float32
+
+
+@triton.jit
+def log2_positive(x):
+    """Base-2 logarithm of x >= 1: one instruction, without the library's care for subnormals."""
+    if APPROXIMATE:
+        return tl.inline_asm_elementwise('lg2.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return tl.log2(x)
+
+
+@triton.jit
+def root(x):
+    """Square root of x >= 0: one instruction."""
+    if APPROXIMATE:
+        return tl.inline_asm_elementwise('sqrt.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return tl.sqrt(x)

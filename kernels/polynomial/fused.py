@@ -1,0 +1,49 @@
+"""One step of polynomial mixing: features, running mean, gate and output in one pass over the state."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attn_robotics.kernels.launch import on_device_of
+
+
+@triton.jit
+def _step(
+    projected, gate, state, count, out, p_b, g_b, features,
+    DEGREE: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One stream, BLOCK features of every degree at a time; one program a stream, so that `count` has one writer."""
+    b = tl.program_id(0).to(tl.int64)
+    seen = tl.load(count + b)
+    keep = seen / (seen + 1.0)
+    for start in tl.range(0, PART, BLOCK):
+        e = start + tl.arange(0, BLOCK)
+        real = e < PART
+        product = tl.full((BLOCK,), 1.0, tl.float32)
+        for power in tl.static_range(DEGREE):
+            at = power * PART + e
+            x = tl.load(projected + b * p_b + at, mask=real, other=0.0).to(tl.float32)
+            product *= 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+            mean = tl.load(state + b * features + at, mask=real, other=0.0)
+            mean = mean * keep + product * (1.0 - keep)
+            tl.store(state + b * features + at, mean, mask=real)
+            y = tl.load(gate + b * g_b + at, mask=real, other=0.0).to(tl.float32)
+            tl.store(out + b * features + at, (tl.sigmoid(y) * mean).to(out.dtype.element_ty), mask=real)
+    tl.store(count + b, seen + 1.0)
+
+
+def polynomial_step_fused(projected: Tensor, gate: Tensor, state: Tensor, count: Tensor, *, degree: int) -> Tensor:
+    """See `attn_robotics.kernels.polynomial.polynomial_step`."""
+    projected, gate = (x if x.stride(-1) == 1 else x.contiguous() for x in (projected, gate))
+    streams, features = projected.shape
+    out = torch.empty((streams, features), dtype=projected.dtype, device=projected.device)
+    part = features // degree
+    with on_device_of(projected):
+        _step[(streams,)](
+            projected, gate, state, count, out, projected.stride(0), gate.stride(0), features,
+            DEGREE=degree, PART=part, BLOCK=min(1024, triton.next_power_of_2(part)), num_warps=8,
+        )  # fmt: skip
+    return out
