@@ -88,8 +88,22 @@ def from_file(context) -> list:
     return [path] if path else []
 
 
+def check(context) -> None:
+    """Refuse arguments of the wrong type by name, before anything starts."""
+    for name, kind in KIND.items():
+        value = LaunchConfiguration(name).perform(context)
+        try:
+            good = value.lower() in ('true', 'false') if kind is bool else kind is None or kind(value) is not None
+        except ValueError:
+            good = False
+        if not good:
+            words = {bool: 'true or false', int: 'a whole number', float: 'a number'}[kind]
+            raise RuntimeError(f'launch argument {name} must be {words}, got {value!r}')
+
+
 def everything(context) -> list:
     """Build the nodes; here, since their number depends on the arguments."""
+    check(context)
     extra = from_file(context)
     simulator = LaunchConfiguration('simulator').perform(context)
     nodes: list = []

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tf2_msgs.msg import TFMessage
 
 from attn_robotics.conversions.poses import compose, from_transform
+from attn_robotics.conversions.stamps import to_seconds
 
 Pose = tuple[float, float, float]
 
@@ -19,6 +20,9 @@ class RobotTransforms:
     Args:
         names: robot names, the prefixes of their frames.
         map_frame: where poses are wanted.
+
+    Attributes:
+        stamps_s: (N,) when each robot's pose was measured [s]; 0 where nobody said.
     """
 
     def __init__(self, names: Sequence[str], map_frame: str) -> None:
@@ -26,6 +30,7 @@ class RobotTransforms:
         self._map = map_frame
         self._robot_of = {f'{name}/base_link': index for index, name in enumerate(names)}
         self._odom_of = {f'{name}/odom': index for index, name in enumerate(names)}
+        self.stamps_s = np.zeros(len(names))
         self._origin: list[Pose | None] = [None] * len(names)
         self._inner: list[tuple[str, Pose] | None] = [None] * len(names)
 
@@ -42,6 +47,7 @@ class RobotTransforms:
                 self._origin[robot] = from_transform(transform.transform)
             elif (robot := self._robot_of.get(child)) is not None:
                 self._inner[robot] = (parent, from_transform(transform.transform))
+                self.stamps_s[robot] = to_seconds(transform.header.stamp)
             else:
                 continue
             if (pose := self.pose(robot)) is not None:

@@ -37,6 +37,8 @@ from attn_robotics.systems.sparc.motion import MotionLimits
 from attn_robotics.systems.sparc.policy import SparcPolicy, WeightsError
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
 
+FUTURE_S = 10.0  # a stamp further ahead belongs to another clock, not to a late one
+
 
 @dataclass(frozen=True)
 class SparcFleetParams:
@@ -54,6 +56,9 @@ class SparcFleetParams:
     horizon: int = param(3, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0, read_only=True
+    )
+    stale_s: float = param(
+        0.3, 'With a pose older than this a robot waits for a newer one [s].', low=0.05, high=60.0, read_only=True
     )
     stall_s: float = param(
         3.0, 'Without progress for this long a robot is planned around [s].', low=0.5, high=60.0, read_only=True
@@ -164,6 +169,10 @@ class SparcFleet(AttnNode):
         for robot, pose in self._transforms.take(message):
             if self._fleet is None:
                 continue
+            ahead_s = self._transforms.stamps_s[robot] - self._now_s()
+            if ahead_s > FUTURE_S:
+                self.drop('pose from the future', f'{self._names[robot]}: {ahead_s:.0f} s; is use_sim_time the same?')
+                continue
             if not np.isfinite(pose).all():
                 self.drop('pose is not a number', self._names[robot])
                 continue
@@ -260,6 +269,7 @@ class SparcFleet(AttnNode):
     def _command(self, linear: NDArray[np.float64], angular: NDArray[np.float64]) -> None:
         """Send what changed, and repeat the rest often enough for the robots' watchdogs."""
         velocities = np.stack([linear, angular], axis=1)
+        velocities[self._stale()] = 0.0
         changed = (np.abs(velocities - self._last_sent) > 1e-3).any(axis=1)
         moving = (velocities != 0).any(axis=1)
         self._quiet += 1
@@ -268,6 +278,14 @@ class SparcFleet(AttnNode):
             self._commands[robot].publish(to_twist(*velocities[robot]))
         self._last_sent[due] = velocities[due]
         self._quiet[due] = 0
+
+    def _stale(self) -> NDArray[np.bool_]:
+        """(N,) robots whose newest pose is too old to drive by: they would leave their cells before we notice."""
+        stamps_s = self._transforms.stamps_s
+        stale: NDArray[np.bool_] = (stamps_s > 0) & (self._now_s() - stamps_s > self.params.stale_s)
+        if stale.any() and (self._last_sent[stale] != 0).any():
+            self.drop('command on an old pose', f'{self._names[int(stale.argmax())]} waits for a newer one')
+        return stale
 
     def _publish(self, fleet: Fleet, decision: Decision) -> None:
         stamp = to_stamp(self._now_s())

@@ -10,6 +10,7 @@ from tf2_msgs.msg import TFMessage
 
 from attn_robotics.conversions.grids import to_occupancy_grid
 from attn_robotics.conversions.poses import to_pose_stamped, to_transforms
+from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.ros import qos
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.config import SparcConfig
@@ -34,7 +35,7 @@ class Floor:
         self.poses = np.concatenate([xy, np.zeros((len(letters), 1))], axis=1)
         self.velocities = np.zeros((len(letters), 2))
         self.commands = [[] for _ in letters]
-        self.hidden = set()
+        self.hidden, self.ahead_s = set(), 0.0
         self.graph = graph
         self._tf = graph.tester.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
         for robot, name in enumerate(self.names):
@@ -59,7 +60,10 @@ class Floor:
     def transforms(self):
         seen = [robot for robot in range(len(self.names)) if robot not in self.hidden]
         children = [f'{self.names[robot]}/base_link' for robot in seen]
-        return to_transforms(self.poses[seen], children, ['map'] * len(seen), Time())
+        return to_transforms(self.poses[seen], children, ['map'] * len(seen), self.stamp())
+
+    def stamp(self):
+        return to_stamp(self.graph.tester.get_clock().now().nanoseconds * 1e-9 + self.ahead_s)
 
     def _on_command(self, robot, message):
         self.commands[robot].append((message.linear.x, message.angular.z))

@@ -32,7 +32,15 @@ def fleet(graph, small_weights):
 
     def start(**parameters):
         return graph.start(
-            SparcFleet, **{'robots': 2, 'weights': str(small_weights), 'lost_s': 60.0, 'stall_s': 60.0, **parameters}
+            SparcFleet,
+            **{
+                'robots': 2,
+                'weights': str(small_weights),
+                'lost_s': 60.0,
+                'stall_s': 60.0,
+                'stale_s': 60.0,
+                **parameters,
+            },
         )
 
     return start
@@ -148,10 +156,12 @@ def small_map(rows='..\n..', **changes):
     return message
 
 
-def pose_of(ground, robot, name=None, x=None):
+def pose_of(ground, robot, name=None, x=None, ahead_s=0.0):
+    ground.ahead_s = ahead_s
     message = TFMessage(transforms=ground.transforms().transforms[robot : robot + 1])
     if name:
         message.transforms[0].child_frame_id = f'{name}/base_link'
+    ground.ahead_s = 0.0
     if x is not None:
         message.transforms[0].transform.translation.x = x
     return message
@@ -185,6 +195,10 @@ BAD = {
     ),
     'pose that is no number': (
         lambda g: g.graph.say(pose_of(g, 0, x=math.nan), '/tf', qos.TRANSFORMS), 'pose is not a number', 'robot_0',
+    ),
+    'pose from the future': (
+        lambda g: g.graph.say(pose_of(g, 0, ahead_s=1e4), '/tf', qos.TRANSFORMS),
+        'pose from the future', 'use_sim_time',
     ),
     'pose of an unknown robot': (
         lambda g: g.graph.say(pose_of(g, 0, 'robot_7'), '/tf', qos.TRANSFORMS), 'pose of an unknown robot', 'robot_7',
@@ -248,6 +262,18 @@ def test_a_lost_robot_is_an_obstacle_until_it_is_seen_again(graph, floor, fleet)
     graph.until(lambda: node._fleet.tick > before, 'a decision for robot_0')
     ground.hidden.clear()
     graph.until(lambda: node._fleet.states()[1] != LOST, 'robot_1 to be back')
+
+
+def test_a_robot_whose_pose_is_old_waits_for_a_newer_one(graph, floor, fleet):
+    ground, node = floor(ROOM), fleet(stale_s=5.0)
+    graph.until(lambda: graph.state(node) == 'active')
+    ground.say_all()
+    graph.until(lambda: ground.velocities.any(), 'a velocity')
+    ground.ahead_s = -30.0
+    graph.until(lambda: not ground.velocities.any(), 'all to stand')
+    assert node.dropped['command on an old pose'] >= 1
+    ground.ahead_s = 0.0
+    graph.until(lambda: ground.velocities.any(), 'all to go on')
 
 
 def test_deactivation_stops_the_robots(graph, driving):
