@@ -48,10 +48,7 @@ def _scan(
             else:
                 n_mask = n < limit
                 x = row_0[:, None] - tl.load(p_k + n * p_kn, mask=n_mask, other=0.0).to(tl.float32)[None, :]
-                if METRIC == 'manhattan':
-                    distance = tl.abs(x)
-                else:
-                    distance = x * x
+                distance = tl.abs(x) if METRIC == 'manhattan' else x * x
                 if AXES > 1:
                     y = row_1[:, None] - tl.load(p_k + n * p_kn + 1, mask=n_mask, other=0.0).to(tl.float32)[None, :]
                     if METRIC == 'manhattan':

@@ -38,8 +38,8 @@ def test_float64_is_left_to_the_definition():
 
 def test_operators_import_without_triton():
     code = (
-        "import sys, importlib, pkgutil, attn_robotics.kernels as k\n"
-        "for m in pkgutil.iter_modules(k.__path__):\n"
+        'import sys, importlib, pkgutil, attn_robotics.kernels as k\n'
+        'for m in pkgutil.iter_modules(k.__path__):\n'
         "    if m.name != 'launch': importlib.import_module('attn_robotics.kernels.' + m.name)\n"
         "assert 'triton' not in sys.modules, 'triton was imported'\n"
     )

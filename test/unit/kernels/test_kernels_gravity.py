@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attn_robotics.kernels.gravity import gravity_attention
-from attn_robotics.kernels.gravity import fused
+from attn_robotics.kernels.gravity import fused, gravity_attention
 from attn_robotics.kernels.gravity.fused import gravity_forward
 
 
@@ -94,7 +93,9 @@ def test_truncation_error_stays_below_its_bound():
     scores = (q @ k.transpose(-1, -2))[0, 0, 0] * 8**-0.5
     g = (1 + beta * positions[0, :, 0]) ** -2.0
     for radius in (10, 50, 120):
-        cut = gravity_attention(q, k[:, :, :radius], v[:, :, :radius], alpha, beta, positions_k=positions[:, :radius], **options)
+        cut = gravity_attention(
+            q, k[:, :, :radius], v[:, :, :radius], alpha, beta, positions_k=positions[:, :radius], **options
+        )
         ratio = g[radius:].sum() * scores.max().exp() / (g[:radius].sum() * scores.min().exp())
         assert (whole - cut).norm() <= 2 * v.norm(dim=-1).max() * ratio
 
