@@ -1,5 +1,7 @@
 """What every Triton launch of ours needs: sizes, inline instructions, and a device to launch on."""
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext

@@ -5,6 +5,8 @@ in which chunk c reads, for every set bit b of c, the one state that level holds
 are ever read, so odd ones exist only on their way up the tree.
 """
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 import torch

@@ -121,7 +121,8 @@ def optimal_covariance(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     if float(values.max()) >= 0.5:
         raise ValueError(f'the largest eigenvalue must be below 0.5, got {float(values.max()):.3f}; scale the inputs')
-    return vectors @ torch.diag((1 + 2 * values) / (1 - 2 * values)) @ vectors.T
+    best: Tensor = vectors @ torch.diag((1 + 2 * values) / (1 - 2 * values)) @ vectors.T
+    return best
 
 
 def importance_log_ratio(projections: Tensor, covariance: Tensor) -> Tensor:
