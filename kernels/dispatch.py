@@ -27,6 +27,8 @@ UNPROVEN = {
     'neighbour_block': 'tiles of 64 rows failed on a GPU, those of 32 agreed but were not gated in full',
     'svd': 'its row of the benchmark has not run on a GPU',
 }
+# What the gate ran with; other types run when forced, and by default once they are in the benchmark.
+PROVEN_DTYPES = (torch.bfloat16,)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def choose(operator: str, tensor: Tensor, *, obstacle: str | None = None, librar
         decision = Decision(operator, 'naive', blocked)
     elif operator in UNPROVEN:
         decision = Decision(operator, 'naive', f'kernel not proven on a GPU: {UNPROVEN[operator]}')
+    elif tensor.is_cuda and tensor.dtype not in PROVEN_DTYPES:
+        decision = Decision(operator, 'naive', f'kernel not proven on a GPU in {tensor.dtype}')
     elif library:
         decision = Decision(operator, 'library', library)
     elif tensor.device.type != 'cuda':

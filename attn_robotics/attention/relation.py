@@ -65,6 +65,8 @@ class RelationAttention(nn.Module):
         content_only: ablation, drop the relation term from the score (neighbour sets stay).
     """
 
+    reverse: Tensor
+
     def __init__(
         self,
         width: int,

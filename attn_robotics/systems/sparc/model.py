@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class FlatEncoder(nn.Module):
         """Encode (..., C, F, F) and (..., V) into (..., width)."""
         rows = torch.cat([self.image(image.flatten(-3)).relu(), self.vector(vector).relu()], -1)
         mixed = self.mix(rows).relu()
-        return (mixed + self.deep(mixed)).relu()
+        encoded: Tensor = (mixed + self.deep(mixed)).relu()
+        return encoded
 
 
 class ConvEncoder(nn.Module):
@@ -67,11 +69,11 @@ class ConvEncoder(nn.Module):
         super().__init__()
         channels = (config.image_channels, 8, 16, 32, 64)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(channels, channels[1:], strict=False)
+            nn.Conv2d(before, after, 3, padding=1) for before, after in pairwise(channels)
         )
         self.vector = nn.Linear(config.vector_features, 128)
         widths = (64 + 128, config.width, config.width, config.width)
-        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, image: Tensor, vector: Tensor) -> Tensor:
         """Encode (..., C, F, F) and (..., V) into (..., width)."""
@@ -92,7 +94,7 @@ class ScrimpEncoder(nn.Module):
         super().__init__()
         channels = (config.image_channels, 128, 128, 128, 256, 256, 256)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 2, padding=1) for before, after in zip(channels, channels[1:], strict=False)
+            nn.Conv2d(before, after, 2, padding=1) for before, after in pairwise(channels)
         )
         # Six padded 2 x 2 convolutions grow the side by one each; the two poolings follow the third and the sixth.
         side = ((config.field_of_view + 3) // 2 + 3) // 2
@@ -112,7 +114,8 @@ class ScrimpEncoder(nn.Module):
         pooled = self.last(pixels).relu().view(*image.shape[:-3], -1)
         rows = torch.cat([pooled, self.vector(vector).relu()], -1)
         rows = (rows + self.second_dense(self.first_dense(rows).relu())).relu()
-        return self.out(rows).relu()
+        encoded: Tensor = self.out(rows).relu()
+        return encoded
 
 
 ENCODERS = {'flat': FlatEncoder, 'conv': ConvEncoder, 'scrimp': ScrimpEncoder}
@@ -132,7 +135,8 @@ class CodeGate(nn.Module):
         reset_x, update_x, new_x = self.state(x).chunk(3, -1)
         update = (update_y + update_x).sigmoid()
         new = (new_y + (reset_y + reset_x).sigmoid() * new_x).tanh()
-        return new + update * (x - new)
+        blended: Tensor = new + update * (x - new)
+        return blended
 
 
 class TransformerGate(nn.Module):
@@ -151,7 +155,8 @@ class TransformerGate(nn.Module):
         reset_x, update_x = self.state(x).chunk(2, -1)
         update = (update_y + update_x - self.bias).sigmoid()
         new = (new_y + self.candidate((reset_y + reset_x).sigmoid() * x)).tanh()
-        return x + update * (new - x)
+        blended: Tensor = x + update * (new - x)
+        return blended
 
 
 class CommunicationLayer(nn.Module):

@@ -36,6 +36,12 @@ def draw(state: NDArray[np.uint64]) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
+def draw_below(state: NDArray[np.uint64], bound: int) -> int:
+    """Random integer in 0..bound-1."""
+    return int(np.int64(draw(state) >> np.uint64(1)) % bound)
+
+
+@njit(cache=True, nogil=True)
 def seed_state(seed: int) -> NDArray[np.uint64]:
     """Random state of any integer seed, mixed by splitmix64 so that neighbouring seeds differ."""
     word = np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15)
@@ -45,6 +51,54 @@ def seed_state(seed: int) -> NDArray[np.uint64]:
     state = np.empty(1, np.uint64)
     state[0] = word | np.uint64(1)
     return state
+
+
+@njit(cache=True, nogil=True)
+def distance_preferences(
+    near: NDArray[np.int32],
+    cells: NDArray[np.int32],
+    distances: NDArray[np.int16],
+    preferences: NDArray[np.float32],
+) -> None:
+    """Prefer actions by the path distance they leave: preferences (N, 5) written, larger is better."""
+    for robot in range(cells.shape[0]):
+        for action in range(ACTIONS):
+            reached = near[cells[robot], action]
+            preferences[robot, action] = -np.inf if reached < 0 else -np.float32(distances[robot, reached])
+
+
+@njit(cache=True, nogil=True)
+def count_hindered(
+    near: Int, cells: Int, distances: NDArray[np.int16], owner: Int, hindered: NDArray[np.float32]
+) -> None:
+    """Count the neighbours in whose way each action would put a robot.
+
+    A neighbour is hindered by an action that ends, other than on its own cell, nearer its goal than it is itself.
+    Source: "hindrance" of Okumura and Nagai, "Lightweight and Effective Preference Construction in PIBT" (SoCS 2025).
+
+    Args:
+        near: (H * W, 5) neighbour table.
+        cells: (N,) flat cells.
+        distances: (N, H * W) path distances.
+        owner: (H * W,) workspace, NOBODY everywhere; given back so.
+        hindered: (N, 5) written.
+    """
+    robots = cells.shape[0]
+    for robot in range(robots):
+        owner[cells[robot]] = robot
+    hindered[:] = 0
+    for robot in range(robots):
+        for side in range(ACTIONS - 1):
+            beside = near[cells[robot], side]
+            if beside < 0 or owner[beside] == NOBODY:
+                continue
+            other = owner[beside]
+            for action in range(ACTIONS):
+                reached = near[cells[robot], action]
+                if reached >= 0 and reached != beside and distances[other, reached] < distances[other, beside]:
+                    hindered[robot, action] += 1
+    for robot in range(robots):
+        owner[cells[robot]] = NOBODY
 
 
 @njit(cache=True, nogil=True)

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from attn_robotics.systems.sparc.actions import STAY
 from attn_robotics.systems.sparc.distance_fields import neighbours
-from attn_robotics.systems.sparc.pibt import ACTIONS, NOBODY, UNDECIDED, plan_moves, rank_actions, seed_state
+from attn_robotics.systems.sparc.pibt import (
+    ACTIONS,
+    NOBODY,
+    UNDECIDED,
+    count_hindered,
+    plan_moves,
+    rank_actions,
+    seed_state,
+)
 
 
 class ShieldError(ValueError):
@@ -26,19 +34,25 @@ class ShieldError(ValueError):
 class ShieldConfig:
     """How preferences become moves.
 
-    `decide` mixes a policy with path distances: a robot follows `log p + distance_weight * steps gained` where its
-    policy is sure, and path distance alone (that is, plain PIBT) where the policy's best action has a probability
-    below `confidence`.
+    `decide` mixes a policy with path distances: a robot follows `log p + temperature * noise + distance_weight * steps
+    gained` where its policy is sure, and path distance alone (that is, plain PIBT) where the policy's best action has a
+    probability below `confidence`. With Gumbel noise and temperature 1 the order is a draw from the policy without
+    replacement; at 0 it is always the same, which livelocks more easily.
     """
 
     swap: bool = True  # change places in corridors (needs distances)
     allow_rotation: bool = True  # rings of robots may advance together; off for wheels, which can't start all at once
     distance_weight: float = 1.0  # nats per step gained towards the goal
+    temperature: float = 1.0  # of the drawn preference order
+    # Nats per neighbour in whose way an action ends. Settles ties of path distance: with it PIBT with swap needs 7 %
+    # fewer steps (128 robots, 40x40, 30 %), whatever the value between 0.02 and 0.3.
+    hindrance: float = 0.1
     confidence: float = 0.4  # least probability of the best action for the policy to be heard
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.distance_weight) and self.distance_weight >= 0):
-            raise ShieldError(f'distance_weight must be at least 0, got {self.distance_weight}')
+        for name in ('distance_weight', 'temperature', 'hindrance'):
+            if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ShieldError(f'{name} must be finite and at least 0, got {getattr(self, name)}')
         if not 0 <= self.confidence <= 1:
             raise ShieldError(f'confidence must lie in 0..1, got {self.confidence}')
 
@@ -175,15 +189,22 @@ class Shield:
             priorities: (N,) larger goes first.
             goals: (N, 2) rows and columns.
             distances: (N, H, W) path distances to the goals.
-            rng: breaks ties.
+            rng: draws the order and breaks ties.
             frozen: (N,) robots that stay whatever happens.
 
         Returns:
             (N,) int8 actions.
         """
+        if log_probs.shape != (len(cells), ACTIONS):
+            raise ShieldError(f'log-probabilities must be ({len(cells)}, {ACTIONS}), got {log_probs.shape}')
         gained = self.steps_gained(cells, distances)
+        hindered = self.config.hindrance * self.hindered(cells, distances) if self.config.hindrance else 0.0
         sure = log_probs.max(axis=1, keepdims=True) >= np.log(max(self.config.confidence, 1e-12))
-        mixed = np.where(sure | np.isnan(log_probs), log_probs + self.config.distance_weight * gained, gained)
+        followed = log_probs + self.config.distance_weight * gained - hindered
+        if self.config.temperature:
+            followed = followed + self.config.temperature * rng.gumbel(size=followed.shape)
+        # NaN compares false: keep it, so that `resolve` refuses it instead of falling back.
+        mixed = np.where(sure | np.isnan(log_probs), followed, gained - hindered)
         return self.resolve(cells, mixed, priorities, rng=rng, goals=goals, distances=distances, frozen=frozen)
 
     def steps_gained(self, cells: NDArray[np.integer], distances: NDArray[np.int16]) -> NDArray[np.float32]:
@@ -194,14 +215,29 @@ class Shield:
             distances: (N, H, W) path distances to the goals.
 
         Returns:
-            (N, 5) float32: 1 nearer, 0 as far, -1 farther; -inf where the action is not feasible.
+            (N, 5) float32: 1 nearer, 0 as far, -1 farther; -2 where the action is not feasible.
         """
         flat = self._flat(cells, 'cell')
         reached = self._near[flat]  # (N, 5)
         fields = distances.reshape(len(cells), -1)
         now = np.take_along_axis(fields, flat[:, None], axis=1).astype(np.float32)
         after = np.take_along_axis(fields, reached.clip(0), axis=1).astype(np.float32)
-        return np.where(reached >= 0, now - after, np.float32(-np.inf))
+        return np.where(reached >= 0, now - after, np.float32(-2))
+
+    def hindered(self, cells: NDArray[np.integer], distances: NDArray[np.int16]) -> NDArray[np.float32]:
+        """How many neighbours each action would hinder.
+
+        Args:
+            cells: (N, 2) rows and columns, all different.
+            distances: (N, H, W) path distances to the goals.
+
+        Returns:
+            (N, 5) float32, see `pibt.count_hindered`.
+        """
+        hindered = np.empty((len(cells), ACTIONS), np.float32)
+        fields = np.ascontiguousarray(distances).reshape(len(cells), -1)
+        count_hindered(self._near, self._flat(cells, 'cell'), fields, self._owner, hindered)
+        return hindered
 
     def _flat(self, cells: NDArray[np.integer], what: str) -> NDArray[np.int32]:
         if cells.ndim != 2 or cells.shape[1] != 2:

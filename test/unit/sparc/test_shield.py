@@ -195,7 +195,7 @@ def test_an_unsure_policy_falls_back_to_path_distance():
     distances = distance_fields(grid, goals)
     unsure = np.log(np.array([[0.2, 0.2, 0.2, 0.1, 0.3]]))
     sure = np.log(np.array([[0.01, 0.01, 0.01, 0.01, 0.96]]))
-    shield = Shield(grid)
+    shield = Shield(grid, ShieldConfig(temperature=0.0))
     for log_probs, expected in ((unsure, RIGHT), (sure, STAY)):
         actions = shield.decide(cells, log_probs, np.zeros(1), goals, distances, rng=np.random.default_rng(0))
         assert actions.tolist() == [expected]
@@ -232,3 +232,12 @@ def test_priorities_grow_until_the_goal_is_reached_and_never_tie():
     priorities.update(np.zeros(50, bool))
     priorities.update(np.arange(50) < 10)
     assert (np.floor(priorities.values) == np.where(np.arange(50) < 10, 0, 2)).all()
+
+
+def test_an_action_hinders_the_neighbours_in_whose_way_it_ends():
+    grid, cells = draw('b..\na..\n...')
+    distances = distance_fields(grid, np.array([(0, 2), (2, 1)], np.int32))
+    hindered = Shield(grid).hindered(cells, distances)
+    assert hindered[0].tolist() == [0, 1, 0, 1, 1], 'b wants down and right: a ends in its way unless it goes up'
+    grid, cells = draw('b..\n.a.\n...')
+    assert not Shield(grid).hindered(cells, distances).any(), 'nobody stands beside another'

@@ -1,0 +1,110 @@
+"""ONNX form of the network, for robots without a GPU: `python -m attn_robotics.systems.sparc.export --help`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attn_robotics.systems.sparc.model import SparcNetwork, legal_moves
+
+INPUTS = ('image', 'vector', 'cells', 'key_cells', 'own_message', 'messages')
+OUTPUTS = ('log_probs', 'message')
+
+
+class Decision(nn.Module):
+    """One decision of Q robots from K messages, without a batch dimension and without training-only heads."""
+
+    def __init__(self, network: SparcNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, image: Tensor, vector: Tensor, cells: Tensor, key_cells: Tensor, own_message: Tensor, messages: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decide.
+
+        Args:
+            image: (Q, C, F, F).
+            vector: (Q, V).
+            cells: (Q, 2) int64.
+            key_cells: (K, 2) int64, the Q robots among them.
+            own_message: (Q, width).
+            messages: (K, width).
+
+        Returns:
+            (Q, 5) log-probabilities and (Q, width) messages.
+        """
+        network = self.network
+        relation = network.neighbour_relation(cells[None], key_cells[None])
+        rows, _ = network.encode(image[None], vector[None])
+        x, _ = network.communicate(rows, own_message[None], messages[None], relation)
+        output = network.heads(rows, x, legal_moves(image)[None])
+        return output.log_probs[0], output.message[0]
+
+
+def export_bytes(network: SparcNetwork) -> bytes:
+    """ONNX model with free Q and K."""
+    config = network.config
+    if config.recurrent:
+        raise ValueError('export needs a network without LSTM; set recurrent to False')
+    queries, keys, side = 3, 5, config.field_of_view
+    examples = (
+        torch.zeros(queries, config.image_channels, side, side),
+        torch.zeros(queries, config.vector_features),
+        torch.zeros(queries, 2, dtype=torch.int64),
+        torch.zeros(keys, 2, dtype=torch.int64),
+        torch.zeros(queries, config.width),
+        torch.zeros(keys, config.width),
+    )
+    free = {'image': 'Q', 'vector': 'Q', 'cells': 'Q', 'key_cells': 'K', 'own_message': 'Q', 'messages': 'K'}
+    target = io.BytesIO()
+    with warnings.catch_warnings():
+        # The tracing exporter needs torch alone; its successor would add a dependency.
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            Decision(network).cpu().eval(),
+            examples,
+            target,  # type: ignore[arg-type]
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: size} for name, size in free.items()} | {name: {0: 'Q'} for name in OUTPUTS},
+            opset_version=17,
+            dynamo=False,
+        )
+    return target.getvalue()
+
+
+def open_session(network: SparcNetwork, threads: int = 2) -> Any:
+    """ONNX Runtime session of a network on the CPU; threads: cores to use."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(export_bytes(network), options, providers=['CPUExecutionProvider'])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    from attn_robotics.systems.sparc.policy import read_weights
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--weights', type=Path, help='safetensors file, what ships when left out')
+    parser.add_argument('--out', type=Path, default=Path('sparc.onnx'), help='file to write')
+    options = parser.parse_args(arguments)
+    network, _ = read_weights(options.weights)
+    partial = options.out.with_name(options.out.name + '.partial')
+    partial.write_bytes(export_bytes(network))
+    partial.replace(options.out)
+    print(f'wrote {options.out}')
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

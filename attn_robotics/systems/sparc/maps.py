@@ -1,0 +1,67 @@
+"""Structured maps that random obstacles never draw: a warehouse, rooms along a corridor, two-way lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def warehouse(
+    *, blocks: tuple[int, int] = (6, 3), shelf: tuple[int, int] = (2, 10), aisle: int = 1, margin: int = 3
+) -> NDArray[np.bool_]:
+    """Shelves in a regular pattern between aisles, with free space around.
+
+    Args:
+        blocks: shelves down and across.
+        shelf: rows and columns of one.
+        aisle: cells between shelves.
+        margin: free cells around all shelves.
+
+    Returns:
+        (H, W) True where a shelf stands.
+    """
+    tile = np.zeros((shelf[0] + aisle, shelf[1] + aisle), np.bool_)
+    tile[: shelf[0], : shelf[1]] = True
+    return np.pad(np.tile(tile, blocks)[: -aisle or None, : -aisle or None], margin)
+
+
+def corridor(*, rooms: int = 6, room: int = 5, length: int = 4) -> NDArray[np.bool_]:
+    """Square rooms in a row, joined by corridors one cell wide with a single passing bay each.
+
+    Args:
+        rooms: how many.
+        room: side of each.
+        length: cells of each corridor.
+
+    Returns:
+        (room, W) True for walls.
+    """
+    grid = np.ones((room, rooms * room + (rooms - 1) * length), np.bool_)
+    for index in range(rooms):
+        left = index * (room + length)
+        grid[:, left : left + room] = False
+    grid[room // 2] = False
+    bays = [(index + 1) * (room + length) - length + length // 2 for index in range(rooms - 1)]
+    grid[room // 2 - 1, bays] = False
+    return grid
+
+
+def lanes(*, count: int = 8, length: int = 30, ends: int = 5) -> NDArray[np.bool_]:
+    """Parallel lanes one cell wide between two open halls: whoever meets in one must back out.
+
+    Args:
+        count: lanes, a wall between any two.
+        length: cells of each.
+        ends: depth of the halls.
+
+    Returns:
+        (2 * count - 1, length + 2 * ends) True for walls.
+    """
+    grid = np.zeros((2 * count - 1, length + 2 * ends), np.bool_)
+    grid[1::2, ends : ends + length] = True
+    return grid
+
+
+FAMILIES: dict[str, Callable[[], NDArray[np.bool_]]] = {'warehouse': warehouse, 'corridor': corridor, 'lanes': lanes}

@@ -1,0 +1,120 @@
+"""Quick success rates during training, on the training device; `evaluate` is the measure that counts."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from attn_robotics.simulation.instances import Instance, random_instance
+from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.lanes import Lane, forward, gumbel_like
+from attn_robotics.systems.sparc.model import SparcNetwork
+
+RULE_NAMES = {EXPERT: 'expert', SHIELD: 'shield', ONE_WINNER: 'bare', SHIELD_SWAP: 'shield_swap'}
+
+
+@lru_cache(maxsize=1024)
+def _instance(side: int, density: float, robots: int, seed: int) -> Instance:
+    return random_instance(side, density, robots, seed)
+
+
+@torch.no_grad()
+def validate(
+    network: SparcNetwork,
+    device: torch.device,
+    *,
+    robots: int,
+    side: int,
+    density: float,
+    rule: int,
+    temperature: float,
+    distance_weight: float = 0.0,
+    seeds: int = 100,
+    first_seed: int = 0,
+    steps: int = 256,
+    threads: int = 1,
+) -> tuple[float, float, float]:
+    """Success rate on `random_instance` seeds, mean steps of the solved ones, mean share of robots on their goals."""
+    per_row = max(1, 128 // robots)
+    slots = per_row * robots
+    rows = -(-seeds // per_row)
+    mix = [TeamMix(robots, rows, (side, side), (0.0, 0.0))]
+    worlds = FleetWorlds(
+        mix, seed=first_seed, canvas=side, row_slots=slots, threads=threads, history=network.config.history
+    )
+    for fleet in range(len(worlds.state.size)):
+        instance = _instance(side, density, robots, first_seed + fleet)
+        worlds.load(fleet, instance.grid, instance.starts, instance.goals)
+    worlds.state.rule[:] = rule
+    lane = Lane(worlds, device)
+    finished = np.full(len(worlds.state.size), -1)
+    for step in range(1, steps + 1):
+        if rule == EXPERT:
+            worlds.label()
+            worlds.step(np.zeros((worlds.robots, 5), np.float32))
+        else:
+            log_probs = forward(network, lane)
+            noisy = log_probs + temperature * gumbel_like(log_probs) if temperature else log_probs
+            wishes = noisy.float().cpu().numpy()
+            worlds.step(wishes + np.float32(distance_weight) * worlds.steps_gained() if distance_weight else wishes)
+        finished[(finished < 0) & (worlds.state.arrived == worlds.state.size)] = step
+        if (finished[:seeds] >= 0).all():
+            break
+    worlds.close()
+    solved = finished[:seeds] >= 0
+    share = float((worlds.state.arrived / worlds.state.size)[:seeds].mean())
+    return float(solved.mean()), float(finished[:seeds][solved].mean()) if solved.any() else float('nan'), share
+
+
+# What the end of a training run prints: robots, side, density, rule, temperature, weight of the distance.
+QUICK_TABLE = [
+    (128, 40, 0.3, ONE_WINNER, 1.0, 0.0),
+    (128, 40, 0.3, SHIELD, 1.0, 0.0),
+    (8, 20, 0.15, ONE_WINNER, 1.0, 0.0),
+    (8, 20, 0.15, SHIELD, 1.0, 0.0),
+    (128, 40, 0.3, SHIELD, 0.5, 0.0),
+    (128, 40, 0.3, SHIELD, 1.0, 0.5),
+    (256, 40, 0.3, SHIELD, 1.0, 0.0),
+    (128, 40, 0.3, ONE_WINNER, 0.7, 0.0),
+    (64, 40, 0.3, ONE_WINNER, 1.0, 0.0),
+    (128, 40, 0.3, SHIELD_SWAP, 0.5, 1.0),
+    (256, 40, 0.3, ONE_WINNER, 1.0, 0.0),
+    (128, 40, 0.15, ONE_WINNER, 1.0, 0.0),
+    (128, 40, 0.0, ONE_WINNER, 1.0, 0.0),
+    (128, 40, 0.3, EXPERT, 1.0, 0.0),
+]
+
+
+def print_table(network: SparcNetwork, device: torch.device, seeds: int, threads: int, limit_s: float) -> list[Any]:
+    """Validate along `QUICK_TABLE` until the time is up; returns the printed rows."""
+    start = time.monotonic()
+    rows = []
+    for robots, side, density, rule, temperature, weight in QUICK_TABLE:
+        if time.monotonic() - start > limit_s:
+            break
+        rate, mean_steps, share = validate(
+            network,
+            device,
+            robots=robots,
+            side=side,
+            density=density,
+            rule=rule,
+            temperature=temperature,
+            distance_weight=weight,
+            seeds=seeds,
+            threads=threads,
+        )
+        case = {'robots': robots, 'side': side, 'density': density, 'rule': RULE_NAMES[rule]}
+        case |= {'temperature': temperature, 'distance_weight': weight}
+        rows.append(case | {'success': rate, 'steps': mean_steps, 'arrived': share, 'n': seeds})
+        print(
+            f'{robots:4d} robots {side}x{side} {density:.2f} {RULE_NAMES[rule]:>11} T={temperature:.1f} '
+            f'w={weight:.1f}: success {rate:.2f}, steps {mean_steps:.0f}, on goal {share:.3f}  '
+            f'[{time.monotonic() - start:.0f} s]',
+            flush=True,
+        )
+    return rows

@@ -1,0 +1,80 @@
+"""Throw random policies at the shield and judge every joint move; the claim is a million joint steps (`--steps`).
+
+Maps, fleets, preferences (smooth, tied, infinite, adversarial), priorities, frozen robots and options are drawn anew
+all the time. The judge shares no code with the shield. One conflict ends the run with exit code 1 and its seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from attn_robotics.systems.sparc.actions import MOVES
+from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.gridworld import count_conflicts
+from attn_robotics.systems.sparc.report import Row, conditions, write_json
+from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
+
+STEPS_PER_FLEET = 50
+
+
+def check_fleet(seed: int, steps: int) -> tuple[int, int]:
+    """Walk one random fleet: (robot moves decided, conflicts)."""
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 14, 2)
+    grid = rng.random(shape) < rng.choice([0.0, 0.15, 0.3, 0.45])
+    grid[0, 0] = False
+    free = np.argwhere(~grid).astype(np.int32)
+    robots = int(rng.integers(1, len(free) + 1))
+    cells, goals = rng.permutation(free)[:robots], rng.permutation(free)[:robots]
+    distances = distance_fields(grid, goals)
+    shield = Shield(grid, ShieldConfig(swap=bool(rng.integers(2)), allow_rotation=bool(rng.integers(2))))
+    frozen = rng.random(robots) < rng.choice([0.0, 0.2])
+    conflicts = 0
+    for _ in range(steps):
+        kind = rng.integers(4)
+        preferences = rng.normal(size=(robots, 5))
+        if kind == 1:
+            preferences = preferences.round()
+        elif kind == 2:
+            preferences = np.where(preferences > 0, np.inf, -np.inf)
+        elif kind == 3:  # everybody insists on one direction
+            preferences[:, rng.integers(4)] += 100
+        actions = shield.resolve(
+            cells, preferences, rng.random(robots), rng=rng, goals=goals, distances=distances, frozen=frozen
+        )
+        after = cells + MOVES[actions]
+        conflicts += count_conflicts(grid, cells, after) + int((after != cells)[frozen].any())
+        cells = after
+    return robots * steps, conflicts
+
+
+def main() -> int:
+    """Run the check; returns the exit code."""
+    parser = argparse.ArgumentParser(description='Judge the shield on random joint steps.')
+    parser.add_argument('--steps', type=int, default=20_000, help='joint steps (default 20000; the claim: 1000000)')
+    parser.add_argument('--seed', type=int, default=0, help='of the first fleet')
+    parser.add_argument('--json', type=Path, help='write the rows here')
+    args = parser.parse_args()
+    fleets = -(-args.steps // STEPS_PER_FLEET)
+    moves = 0
+    for seed in tqdm(range(args.seed, args.seed + fleets), unit='fleet', disable=not sys.stderr.isatty()):
+        decided, conflicts = check_fleet(seed, STEPS_PER_FLEET)
+        moves += decided
+        if conflicts:
+            print(f'shield_property: {conflicts} conflicts with seed {seed}', file=sys.stderr)
+            return 1
+    steps = fleets * STEPS_PER_FLEET
+    print(f'{steps} joint steps, {moves} robot moves: 0 conflicts')
+    if args.json:
+        rows = [Row('conflicts/shield/random', 0.0, '', steps)]
+        write_json(args.json, ' '.join(['shield_property', *sys.argv[1:]]), rows, conditions({'seeds': [args.seed]}))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

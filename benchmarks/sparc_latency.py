@@ -1,0 +1,99 @@
+"""Latency of SPARC's decision, part by part, on this machine: `python benchmarks/sparc_latency.py`.
+
+The shield is timed along real episodes (random maps at 30 % obstacles, PIBT with swap driving), because crowds make
+longer chains than random cells do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from attn_robotics.simulation.instances import random_instance
+from attn_robotics.systems.sparc.actions import MOVES
+from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.expert import rollout
+from attn_robotics.systems.sparc.report import Row, conditions, table, write_json
+from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig
+
+FLEETS = ((8, 20), (128, 40), (1024, 113))
+WARM_UP = 10
+
+
+def percentiles(name: str, case: str, seconds: list[float]) -> list[Row]:
+    """Rows of the median and the 99th percentile in milliseconds, warm-up left out."""
+    timed = 1e3 * np.array(seconds[WARM_UP:])
+    return [Row(f'latency_p{q}/{name}/{case}', float(np.percentile(timed, q)), 'ms', len(timed)) for q in (50, 99)]
+
+
+def time_shield(robots: int, size: int, steps: int) -> list[Row]:
+    """Time the shield alone (without and with the swap rule) and the shipped decision around it."""
+    case = f'{robots}x{size}/0.30'
+    instance = random_instance(size, 0.3, robots, 0)
+    distances = distance_fields(instance.grid, instance.goals)
+    shield, rng = Shield(instance.grid, ShieldConfig()), np.random.default_rng(0)
+    priorities, cells = Priorities(robots, 0), instance.starts
+    spent: dict[str, list[float]] = {'shield': [], 'shield_swap': [], 'shipped_decision': []}
+    for _ in tqdm(range(steps + WARM_UP), desc=f'shield {case}', disable=not sys.stderr.isatty()):
+        log_probs = np.log(rng.dirichlet(np.full(5, 0.3), robots) + 1e-9)
+        for name, swap in (('shield', False), ('shield_swap', True)):
+            begin = time.perf_counter()
+            shield.resolve(
+                cells, log_probs, priorities.values, rng=rng, goals=instance.goals, distances=distances, swap=swap
+            )
+            spent[name].append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+        shield.decide(cells, log_probs, priorities.values, instance.goals, distances, rng=rng)
+        spent['shipped_decision'].append(time.perf_counter() - begin)
+        gained = shield.steps_gained(cells, distances)
+        actions = shield.resolve(cells, gained, priorities.values, rng=rng, goals=instance.goals, distances=distances)
+        cells = cells + MOVES[actions]
+        priorities.update((cells == instance.goals).all(axis=1))
+    return [row for name, seconds in spent.items() for row in percentiles(name, case, seconds)]
+
+
+def time_experts() -> list[Row]:
+    """Agent-steps per second and core of the experts that label training data."""
+    rows = []
+    instances = [random_instance(40, 0.3, 128, seed) for seed in range(10)]
+    fields = [distance_fields(instance.grid, instance.goals) for instance in instances]
+    for method in ('pibt', 'pibt_swap', 'search'):
+        rollout(instances[0], method=method, distances=fields[0])
+        begin, moves = time.perf_counter(), 0
+        for seed, (instance, field) in enumerate(zip(instances, fields, strict=True)):
+            moves += (len(rollout(instance, method=method, seed=seed, distances=field)) - 1) * instance.robots
+        rate = moves / (time.perf_counter() - begin)
+        rows.append(Row(f'throughput/{method}/128x40/0.30', rate / 1e6, 'M agent-steps/s/core', len(instances)))
+    return rows
+
+
+def main() -> int:
+    """Run the benchmark; returns the exit code."""
+    parser = argparse.ArgumentParser(description='Latency of the parts of a SPARC decision on this machine.')
+    parser.add_argument('--parts', default='shield,experts', help='comma-separated (default shield,experts)')
+    parser.add_argument('--steps', type=int, default=500, help='timed decisions of each kind (default 500)')
+    parser.add_argument('--json', type=Path, help='write the rows here')
+    args = parser.parse_args()
+    parts = args.parts.split(',')
+    if unknown := set(parts) - {'shield', 'experts'}:
+        print(f'sparc_latency: no part {sorted(unknown)[0]!r}; there are shield and experts', file=sys.stderr)
+        return 2
+    rows: list[Row] = []
+    if 'shield' in parts:
+        for robots, size in FLEETS:
+            rows += time_shield(robots, size, args.steps)
+    if 'experts' in parts:
+        rows += time_experts()
+    print(table(('name', 'value', 'unit'), [(row.name, f'{row.value:.3f}', row.unit) for row in rows]))
+    if args.json:
+        write_json(args.json, ' '.join(['sparc_latency', *sys.argv[1:]]), rows, conditions({'seeds': [0]}))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The policy as robots use it: state, back ends, weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from attn_robotics.simulation.instances import random_instance
+from attn_robotics.systems.sparc.actions import MOVES
+from attn_robotics.systems.sparc.config import SparcConfig
+from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.export import INPUTS, open_session
+from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.policy import Heard, SparcPolicy, WeightsError, read_weights
+from attn_robotics.systems.sparc.shield import Shield
+from attn_robotics.systems.sparc.weights_file import write_weights
+
+TINY = replace(SparcConfig.small(), width=32, field_of_view=5, mask_radius=6)
+
+
+@pytest.fixture
+def network() -> SparcNetwork:
+    torch.manual_seed(0)
+    return SparcNetwork(TINY).eval()
+
+
+def started(network: SparcNetwork, robots: int = 8, seed: int = 0, **options) -> tuple[SparcPolicy, np.ndarray, Shield]:
+    instance = random_instance(10, 0.15, robots, seed)
+    policy = SparcPolicy(network, **options)
+    policy.reset(instance.grid, instance.goals, seed=3)
+    return policy, instance.starts, Shield(instance.grid)
+
+
+def drive(policy: SparcPolicy, cells: np.ndarray, shield: Shield, steps: int, tell_actions: bool = True):
+    rng, last, seen = np.random.default_rng(1), None, []
+    for _ in range(steps):
+        seen.append(policy.step(cells, last if tell_actions else None))
+        last = shield.resolve(cells, seen[-1], policy.priorities, rng=rng, swap=False)
+        cells = cells + MOVES[last]
+    return np.stack(seen), cells
+
+
+def test_the_same_run_twice_is_the_same(network: SparcNetwork) -> None:
+    first, _ = drive(*started(network), 6)
+    second, _ = drive(*started(network), 6)
+    assert np.array_equal(first, second)
+
+
+def test_actions_read_off_the_cells_equal_told_ones(network: SparcNetwork) -> None:
+    first, _ = drive(*started(network), 6)
+    second, _ = drive(*started(network), 6, tell_actions=False)
+    assert np.array_equal(first, second)
+
+
+def test_onnx_runtime_agrees_with_torch_for_any_fleet_size(network: SparcNetwork) -> None:
+    session = open_session(network, threads=1)
+    for robots in (1, 3, 20):
+        first, _ = drive(*started(network, robots), 4)
+        second, _ = drive(*started(network, robots, backend='onnxruntime', session=session), 4)
+        np.testing.assert_allclose(first, second, atol=1e-4)
+
+
+@pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
+def test_robots_that_decide_alone_from_messages_equal_the_fleet(network: SparcNetwork, backend: str) -> None:
+    """One policy object per robot, messages passed by hand, only within the mask radius."""
+    session = open_session(network, threads=1) if backend == 'onnxruntime' else None
+    fleet, cells, shield = started(network, 8, seed=2)
+    goals = fleet.goals
+    fraction = fleet.priorities
+    alone = [SparcPolicy(network, backend=backend, session=session) for _ in range(8)]
+    for robot, policy in enumerate(alone):
+        policy.reset(fleet._map, goals[robot : robot + 1])
+        policy.set_priority(0, float(fraction[robot]))
+    rng, last = np.random.default_rng(0), None
+    sent = np.zeros((8, TINY.width), np.float32)
+    for _ in range(12):
+        together = fleet.step(cells, last)
+        rows, outgoing = [], []
+        for robot, policy in enumerate(alone):
+            near = np.abs(cells - cells[robot]).sum(1) <= TINY.mask_radius
+            heard = Heard(cells[near], goals[near], sent[near])
+            rows.append(policy.step_alone(cells[robot], heard, None if last is None else int(last[robot])))
+            outgoing.append(policy.messages[0])
+            assert policy.priorities[0] == pytest.approx(fleet.priorities[robot])
+        np.testing.assert_allclose(np.stack(rows), together, atol=1e-5)
+        sent = np.stack(outgoing)
+        last = shield.resolve(cells, together, fleet.priorities, rng=rng, swap=False)
+        cells = cells + MOVES[last]
+
+
+def test_attention_is_kept_only_when_asked_and_matches_the_radius(network: SparcNetwork) -> None:
+    policy, cells, _ = started(network)
+    policy.step(cells)
+    assert policy.attention() == {}
+    policy.step(cells, need_attention=True)
+    weights = policy.attention()
+    assert list(weights) == ['communication.0', 'communication.1']
+    far = policy.pair_distances() > TINY.mask_radius
+    for layer in weights.values():
+        assert layer.shape == (TINY.heads, 8, 8)
+        np.testing.assert_allclose(layer.sum(-1), 1, atol=1e-5)
+        assert (layer[:, far] == 0).all()
+
+
+def test_priorities_grow_on_the_way_and_fall_back_on_the_goal(network: SparcNetwork) -> None:
+    policy, cells, _ = started(network, 2)
+    policy.step(cells)
+    before = policy.priorities
+    policy.step(cells)
+    assert np.array_equal(policy.priorities, before + 1)
+    there = np.stack([policy.goals[0], cells[1]])
+    policy.step(there)
+    assert policy.priorities[0] == before[0] % 1
+    assert policy.priorities[1] == before[1] + 2
+
+
+def test_new_goals_take_effect_without_touching_the_callers_arrays(network: SparcNetwork) -> None:
+    instance = random_instance(10, 0.1, 4, 0)
+    distances = distance_fields(instance.grid, instance.goals).copy()
+    kept = distances.copy()
+    policy = SparcPolicy(network)
+    policy.reset(instance.grid, instance.goals, distances)
+    policy.step(instance.starts)
+    policy.set_goals(instance.starts[2:3], robots=np.array([2]))
+    assert np.array_equal(distances, kept)
+    assert policy.distances[2][tuple(instance.starts[2])] == 0
+    assert policy.goals[2].tolist() == instance.starts[2].tolist()
+    fresh = SparcPolicy(network)
+    fresh.reset(instance.grid, policy.goals)
+    assert np.array_equal(policy.distances, fresh.distances)
+
+
+def test_robots_come_and_go_and_the_others_keep_their_state(network: SparcNetwork) -> None:
+    policy, cells, shield = started(network, 5)
+    _, cells = drive(policy, cells, shield, 3)
+    messages, priorities = policy.messages.copy(), policy.priorities
+    policy.remove_robots(np.array([1, 3]))
+    assert np.array_equal(policy.messages, messages[[0, 2, 4]])
+    assert np.array_equal(policy.priorities, priorities[[0, 2, 4]])
+    policy.add_robots(policy.goals[:1])
+    assert policy.robots == 4
+    free = np.argwhere(~policy._map)
+    log_probs = policy.step(np.concatenate([cells[[0, 2, 4]], free[:1]]))
+    assert log_probs.shape == (4, 5)
+    assert np.isfinite(log_probs).all()
+
+
+def test_misuse_is_refused_in_one_clear_line(network: SparcNetwork) -> None:
+    policy = SparcPolicy(network)
+    with pytest.raises(ValueError, match='reset first'):
+        policy.set_goals(np.zeros((1, 2), np.int32))
+    policy, cells, _ = started(network)
+    with pytest.raises(ValueError, match='another fleet'):
+        policy.step(cells[:3])
+    with pytest.raises(ValueError, match='robot 0 at'):
+        policy.step(cells + 100)
+    with pytest.raises(ValueError, match='backend must be'):
+        SparcPolicy(network, backend='pickle')
+    with pytest.raises(ValueError, match='recurrent'):
+        SparcPolicy(SparcNetwork(replace(TINY, recurrent=True)))
+
+
+def test_weights_survive_a_round_trip_in_half_precision(network: SparcNetwork, tmp_path: Path) -> None:
+    write_weights(tmp_path / 'w.safetensors', network, {'data': 'none'})
+    again, card = read_weights(tmp_path / 'w.safetensors')
+    assert card['data'] == 'none'
+    assert again.config == TINY
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize('fault', ['missing', 'damaged', 'no card', 'foreign card', 'other network'])
+def test_bad_weights_give_one_clear_line(network: SparcNetwork, tmp_path: Path, fault: str) -> None:
+    path = tmp_path / 'w.safetensors'
+    write_weights(path, network, {})
+    if fault == 'missing':
+        path.unlink()
+    elif fault == 'damaged':
+        path.write_bytes(path.read_bytes()[:-1] + b'x')
+    elif fault == 'no card':
+        path.with_suffix('.yaml').unlink()
+    elif fault == 'foreign card':
+        path.with_suffix('.yaml').write_text('just words')
+    else:
+        network.policy[0] = torch.nn.Linear(3, 3)
+        write_weights(path, network, {})
+    with pytest.raises(WeightsError) as caught:
+        SparcPolicy.load(path)
+    assert 'w.' in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_the_shipped_weights_are_what_their_card_says() -> None:
+    policy = SparcPolicy.load()
+    entry = yaml.safe_load((Path(__file__).parents[3] / 'config/models/sparc.yaml').read_text())
+    card = read_weights()[1]
+    assert entry['sha256'] == card['sha256']
+    assert entry['config'] == card['config'] == policy.config.to_dict()
+    assert [spec['name'] for spec in entry['inputs']] == list(INPUTS)
+    instance = random_instance(20, 0.15, 8, 0)
+    policy.reset(instance.grid, instance.goals)
+    log_probs, _ = drive(policy, instance.starts, Shield(instance.grid), 60)
+    assert np.isfinite(log_probs).all()

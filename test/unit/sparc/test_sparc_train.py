@@ -1,0 +1,296 @@
+"""Training worlds, the loop on a tiny case, checkpoints and curves."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attn_robotics.simulation.instances import random_instance
+from attn_robotics.systems.sparc import train, validation
+from attn_robotics.systems.sparc.config import SparcConfig
+from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.gridworld import count_conflicts
+from attn_robotics.systems.sparc.reinforce import PpoConfig, Reinforcer, advantages, step_rewards
+from attn_robotics.systems.sparc.train import Trainer, main, team_mix
+from attn_robotics.systems.sparc.validation import validate
+from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from attn_robotics.training.curves import Curves
+from attn_robotics.training.loop import TimeBudget, cosine_rate
+
+TINY = SparcConfig(width=16, heads=2, layers=1, feed_forward=16, relation_embedding=8, field_of_view=5)
+MIX = [TeamMix(8, 1, (6, 9), (0.0, 0.3)), TeamMix(16, 1, (8, 12), (0.1, 0.3))]
+
+
+def small_worlds(seed: int = 0, **options) -> FleetWorlds:
+    return FleetWorlds(MIX, seed=seed, canvas=12, row_slots=32, **options)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), rule=st.sampled_from([EXPERT, SHIELD, ONE_WINNER, SHIELD_SWAP]))
+def test_no_rule_ever_executes_a_conflict_whatever_the_preferences(seed: int, rule: int) -> None:
+    worlds = small_worlds(seed)
+    rng = np.random.default_rng(seed)
+    worlds.state.rule[:] = rule
+    for _ in range(25):
+        before = worlds.state.cells.copy()
+        worlds.label()
+        worlds.step(rng.gumbel(size=(worlds.robots, 5)).astype(np.float32) * rng.choice([0.0, 1.0, 9.0]))
+        for fleet in range(len(worlds.state.size)):
+            slots = worlds.fleet == fleet
+            grid = worlds.walls(np.array([fleet]))[0]
+            cells = [np.stack(np.divmod(flat[slots], 12), -1) for flat in (before, worlds.state.cells)]
+            assert count_conflicts(grid, *cells) == 0
+    worlds.close()
+
+
+def test_one_winner_lets_the_older_robot_pass_and_the_other_take_its_next_choice() -> None:
+    """Two robots want the middle of a corridor with a side pocket."""
+    grid = np.array([[False, False, False], [False, True, True]])
+    worlds = FleetWorlds([TeamMix(2, 1, (3, 3), (0.0, 0.0))], seed=0, canvas=3, row_slots=2)
+    worlds.load(0, grid, np.array([[0, 0], [0, 2]]), np.array([[0, 2], [0, 0]]))
+    worlds.state.rule[:] = ONE_WINNER
+    worlds.state.waited[:] = [0.25, 0.75]
+    wishes = np.zeros((2, 5), np.float32)
+    wishes[0, [3, 1]] = [2.0, 1.0]  # right, else down
+    wishes[1, [2, 4]] = [2.0, 1.0]  # left, else stay
+    assert worlds.step(wishes).tolist() == [1, 2]
+    worlds.close()
+
+
+def test_two_robots_that_face_each_other_never_change_places() -> None:
+    worlds = FleetWorlds([TeamMix(2, 1, (2, 2), (0.0, 0.0))], seed=0, canvas=2, row_slots=2)
+    worlds.load(0, np.array([[False, False], [True, True]]), np.array([[0, 0], [0, 1]]), np.array([[0, 1], [0, 0]]))
+    worlds.state.rule[:] = ONE_WINNER
+    wishes = np.zeros((2, 5), np.float32)
+    wishes[0, 3] = wishes[1, 2] = 5.0
+    assert worlds.step(wishes).tolist() == [4, 4]
+    worlds.close()
+
+
+def test_expert_fleets_arrive_and_priorities_follow_pibt() -> None:
+    worlds = small_worlds(3)
+    for _ in range(80):
+        worlds.label()
+        before = worlds.state.waited.copy()
+        worlds.step(np.zeros((worlds.robots, 5), np.float32))
+        home = worlds.state.cells == worlds.state.goals
+        np.testing.assert_allclose(worlds.state.waited[home], before[home] % 1)
+        np.testing.assert_allclose(worlds.state.waited[~home], before[~home] + 1)
+    assert (worlds.state.arrived == worlds.state.size).mean() >= 0.8
+    worlds.close()
+
+
+def test_loaded_problems_keep_their_distances() -> None:
+    instance = random_instance(10, 0.2, 16, 4)
+    worlds = FleetWorlds([TeamMix(16, 1, (12, 12), (0.0, 0.0))], seed=0, canvas=12, row_slots=16)
+    worlds.load(0, instance.grid, instance.starts, instance.goals)
+    fields = worlds.state.fields.reshape(16, 12, 12)
+    assert np.array_equal(fields[:, :10, :10], distance_fields(instance.grid, instance.goals))
+    assert worlds.walls(np.array([0]))[0][10:].all()
+    gained = worlds.steps_gained()
+    assert set(np.unique(gained)) <= {-1.0, 0.0, 1.0}
+    worlds.close()
+
+
+def test_the_same_seed_draws_the_same_worlds_on_any_number_of_threads() -> None:
+    one, two = small_worlds(5, threads=1), small_worlds(5, threads=3)
+    for worlds in (one, two):
+        worlds.label()
+        worlds.step(np.zeros((worlds.robots, 5), np.float32))
+        worlds.close()
+    for left, right in zip(one.state, two.state, strict=True):
+        assert np.array_equal(left, right)
+
+
+def test_about_half_of_the_training_robots_are_in_dense_teams() -> None:
+    mix = team_mix(64)
+    assert sum(team.rows for team in mix) == 64
+    assert sum(team.rows for team in mix if team.robots == 128) >= 30
+
+
+def trainer(seed: int = 0) -> Trainer:
+    return Trainer(TINY, rows=2, window=2, seed=seed, device=torch.device('cpu'), threads=1, peak_rate=1e-3)
+
+
+@pytest.mark.timeout(100)
+def test_imitation_learns_and_the_policy_takes_over(monkeypatch) -> None:
+    monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(16, 2, (12, 16), (0.0, 0.2))])
+    run = trainer()
+    losses = [run.update(1e-2)[0] for _ in range(60)]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:2])
+    run.begin_dagger()
+    assert {int(rule) for lane in run.lanes for rule in lane.worlds.state.rule} >= {SHIELD, ONE_WINNER}
+    loss, agreement = run.update(1e-3)
+    assert np.isfinite(loss)
+    assert 0 < agreement < 1
+    rate, _, share = validate(
+        run.network, torch.device('cpu'), robots=2, side=6, density=0.0, rule=SHIELD, temperature=1.0, seeds=3, steps=8
+    )
+    assert 0 <= rate <= 1
+    assert 0 <= share <= 1
+
+
+def test_a_checkpoint_restores_network_optimiser_and_random_states_exactly(tmp_path: Path) -> None:
+    run = trainer()
+    run.update(1e-3)
+    generators = {'trainer': run.rng}
+    save_checkpoint(
+        tmp_path, run.network, run.optimiser, step=run.step, facts={'seconds': 1.5}, generators=generators,
+        shard_bytes=20_000,
+    )  # fmt: skip
+    assert len(list(tmp_path.glob('*.safetensors'))) > 1
+    expected = torch.rand(3), run.rng.random(3)
+    other = trainer(seed=9)
+    step, facts = load_checkpoint(tmp_path, other.network, other.optimiser, {'trainer': other.rng})
+    assert (step, facts) == (1, {'seconds': 1.5})
+    assert torch.equal(torch.rand(3), expected[0])
+    assert np.array_equal(other.rng.random(3), expected[1])
+    for optimiser in (run.optimiser, other.optimiser):
+        for index, parameter in enumerate(optimiser.param_groups[0]['params']):
+            parameter.grad = torch.full_like(parameter, 0.01 * (index % 7))
+        optimiser.step()
+    for left, right in zip(run.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_an_interrupted_save_leaves_the_checkpoint_before_it_readable(tmp_path: Path) -> None:
+    run = trainer()
+    save_checkpoint(tmp_path, run.network, run.optimiser, step=1, facts={})
+    (tmp_path / 'step-2-0.safetensors').write_bytes(b'half a fi')
+    (tmp_path / 'checkpoint.json.partial').write_text('{"ste')
+    assert load_checkpoint(tmp_path, run.network, run.optimiser)[0] == 1
+    save_checkpoint(tmp_path, run.network, run.optimiser, step=3, facts={})
+    assert not list(tmp_path.glob('step-[12]-*'))
+
+
+def test_bad_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
+    run = trainer()
+    with pytest.raises(CheckpointError, match='no checkpoint in'):
+        load_checkpoint(tmp_path, run.network, run.optimiser)
+    save_checkpoint(tmp_path, run.network, run.optimiser, step=1, facts={})
+    other = torch.nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match='another network'):
+        load_checkpoint(tmp_path, other, torch.optim.Adam(other.parameters()))
+    next(tmp_path.glob('*.safetensors')).unlink()
+    with pytest.raises(CheckpointError, match='missing'):
+        load_checkpoint(tmp_path, run.network, run.optimiser)
+
+
+def test_curves_continue_an_earlier_file_and_draw(tmp_path: Path) -> None:
+    first = Curves(tmp_path / 'c.csv')
+    first.add({'step': 1, 'loss': 0.5})
+    first.write()
+    second = Curves(tmp_path / 'c.csv')
+    second.add({'step': 2, 'loss': 0.25, 'late': 1})
+    second.write()
+    assert Curves(tmp_path / 'c.csv').rows == [{'step': 1, 'loss': 0.5}, {'step': 2, 'loss': 0.25, 'late': 1}]
+    second.draw(tmp_path / 'c.png', 'step', {'loss': ['loss', 'never'], 'empty': []})
+    assert (tmp_path / 'c.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    rates = [cosine_rate(step / 100, step, peak=1.0, floor=0.1, warmup=10) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(max(rates[9:12]))
+    assert rates[100] == pytest.approx(0.1)
+    assert all(later <= earlier for earlier, later in pairwise(rates[10:]))
+
+
+def test_the_time_budget_counts_earlier_runs_and_ends_on_interrupt() -> None:
+    with TimeBudget(1000, spent=50) as budget:
+        assert budget.total >= 50
+        assert not budget.is_over
+        budget._interrupt(2, None)
+        assert budget.is_over
+
+
+def reinforcer(monkeypatch) -> Reinforcer:
+    monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(16, 1, (8, 12), (0.1, 0.3))])
+    return Reinforcer(trainer(), PpoConfig(steps=4))
+
+
+def test_the_first_importance_ratios_are_one(monkeypatch) -> None:
+    """Every window of a rollout is recomputed from what its decisions saw: distances, messages, history."""
+    learn = reinforcer(monkeypatch)
+    for _ in range(2):  # the second rollout starts from messages that are not zero
+        for lane in learn.trainer.lanes:
+            rollout = learn.collect(lane)
+            gains = advantages(rollout.rewards, rollout.values, 0.99, 0.95)
+            for window in range(2):
+                _, ratio, _ = learn.loss(lane, rollout, gains, window)
+                assert (ratio - 1).abs().max() < 1e-4
+    assert rollout.messages[1].abs().max() > 0
+
+
+def test_recomputing_with_other_messages_would_be_noticed(monkeypatch) -> None:
+    learn = reinforcer(monkeypatch)
+    lane = learn.trainer.lanes[0]
+    rollout = learn.collect(lane)
+    rollout.messages[1] = torch.randn_like(rollout.messages[1])
+    _, ratio, _ = learn.loss(lane, rollout, rollout.rewards, 1)
+    assert (ratio - 1).abs().max() > 1e-4
+
+
+def test_a_rollout_and_its_updates_change_the_policy_and_the_value(monkeypatch) -> None:
+    learn = reinforcer(monkeypatch)
+    before = [parameter.clone() for parameter in learn.trainer.network.parameters()]
+    loss, agreement = learn.update(1e-3)
+    assert np.isfinite(loss)
+    assert 0 <= agreement <= 1
+    assert learn.trainer.step == 2 * 2 * 2
+    changed = {
+        name
+        for (name, parameter), old in zip(learn.trainer.network.named_parameters(), before, strict=True)
+        if not torch.equal(parameter, old)
+    }
+    assert {'policy.0.weight', 'value.0.0.weight', 'next_message.weight'} <= changed
+
+
+def test_advantages_equal_their_sum_of_discounted_surprises() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(6, 3, generator=generator), torch.randn(7, 3, generator=generator)
+    surprise = rewards + 0.9 * values[1:] - values[:-1]
+    expected = torch.stack(
+        [sum((0.9 * 0.8) ** (later - step) * surprise[later] for later in range(step, 6)) for step in range(6)]
+    )
+    torch.testing.assert_close(advantages(rewards, values, 0.9, 0.8), expected)
+
+
+def test_rewards_follow_the_table_and_are_shared_within_a_team_only() -> None:
+    plain = PpoConfig(shared=0.0)
+    wishes, executed = np.array([0, 1, 4, 4]), np.array([0, 4, 4, 4])
+    at_goal, fleet = np.array([False, False, False, True]), np.array([0, 0, 1, 1])
+    gained = np.array([1.0, 0.0, 0.0, 0.0])
+    own = step_rewards(wishes, executed, gained, at_goal, fleet, plain)
+    np.testing.assert_allclose(own, [-0.2, -2.0, -0.3, 0.0], atol=1e-6)
+    shared = step_rewards(wishes, executed, gained, at_goal, fleet, PpoConfig(shared=1.0))
+    np.testing.assert_allclose(shared, [-1.1, -1.1, -0.15, -0.15], atol=1e-6)
+
+
+@pytest.mark.timeout(110)
+def test_the_command_trains_resumes_and_prints_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(4, 1, (5, 7), (0.0, 0.2))])
+    monkeypatch.setattr(validation, 'QUICK_TABLE', [(2, 6, 0.0, SHIELD, 1.0, 0.5)])
+    settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--window', '2', '--device', 'cpu']
+    arguments = ['--out', str(tmp_path), '--minutes', '0.01', *settings_, '--bc-share', '0']
+    assert main([*arguments, '--seeds', '0']) == 0
+    before = json.loads((tmp_path / 'checkpoint.json').read_text())
+    resumed = [*arguments[:4], '--seeds', '2', '--window', '2', '--device', 'cpu', '--stage', 'mappo', '--resume']
+    assert main([*resumed, str(tmp_path)]) == 0
+    after = json.loads((tmp_path / 'checkpoint.json').read_text())
+    assert after['step'] > before['step']
+    assert after['facts']['robot_steps'] > before['facts']['robot_steps']
+    assert 'success' in capsys.readouterr().out
+    assert after['facts']['config']['width'] == 16
+    assert main([*arguments, '--resume', str(tmp_path / 'nowhere')]) == 2
+    assert 'start without --resume' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='no SPARC setting'):
+        main(['--set', 'colour=3'])
