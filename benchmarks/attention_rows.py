@@ -379,7 +379,8 @@ def factorisations() -> Iterator[Row]:
         with dispatch.forcing('naive'):
             truth = svd_op.svd_attention(candidates.double(), svd_op.factorise(history.double(), 32).tokens)
             low = ours()
-        return ours(), low, truth
+        with dispatch.forcing('fused'):
+            return ours(), low, truth
 
     yield Row(
         'svd with factorisation',
