@@ -154,6 +154,7 @@ class Rollout:
         angle = np.hypot(offset[:, 0], offset[:, 1])
         turn = head_amplitude(angle, self.style, auditory=self.auditory, eye_end=self._body.eye_end)
         self._head_end = c.head + offset * (turn / np.maximum(angle, 1e-9))[:, None]
+        self.head_speed = np.zeros((n, 2))  # deg/s at the command
         self._landed = np.zeros(n, dtype=bool)
         self._moved = np.zeros(n, dtype=bool)
         self._landing = np.zeros((n, 2))
@@ -164,7 +165,10 @@ class Rollout:
         track, c = self.track, self.conditions
         n = track.shape[0]
         steps = np.diff(track, axis=1)[:, -HISTORY:]
-        history = np.concatenate([np.zeros((n, HISTORY - steps.shape[1], 4)), steps], axis=1)
+        # Before the command the head may have been moving, with gaze held against it.
+        drift = np.concatenate([-self.head_speed, self.head_speed], axis=1) / RATE
+        earlier = np.repeat(drift[:, None], HISTORY - steps.shape[1], axis=1)
+        history = np.concatenate([earlier, steps], axis=1)
         elapsed = np.full(n, (track.shape[1] - 1) / RATE)
         condition = condition_vector(history, track[:, -1], track[:, 0], c.target, elapsed, self._features)
         increments = self.model.chunk(condition, self.rng, self.temperature)
