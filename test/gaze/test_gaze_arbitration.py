@@ -1,5 +1,6 @@
 """Clients sharing one gaze, and bearings at image time."""
 
+import itertools
 import math
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_equals_share_time_by_weight():
     arbiter.submit(request('b', weight=1, timeout=1e4), 0.0)
     turns = [arbiter.choose(k * 0.05).client for k in range(4000)]
     assert turns.count('a') / len(turns) == pytest.approx(0.75, abs=0.03)
-    switches = sum(x != y for x, y in zip(turns, turns[1:], strict=False))
+    switches = sum(x != y for x, y in itertools.pairwise(turns))
     assert switches < 2 * 200 / 1.5
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +21,7 @@ class StaleResult:
     """Figures of one run."""
 
     overshoot: float  # deg beyond the target
-    settling: float  # s from the start of the movement until gaze stays within the band
+    settling: float  # s from the target's appearance until gaze stays within the band
     error: float  # deg at the end
 
 
@@ -52,7 +51,6 @@ def run_servo(
     waiting: deque[tuple[float, float, float]] = deque()  # arrival, stamp, bearing
     head, gaze_track, times = 0.0, [], []
     seen: float | None = None
-    onset = math.nan
     next_frame = 0.0
     for k in range(round(seconds * 100)):
         t = k * 0.01
@@ -74,12 +72,9 @@ def run_servo(
             if seen is not None and k % 2 == 0:
                 head += min(max(0.35 * (seen - head), -6.0), 6.0)
             gaze = head
-        if math.isnan(onset) and abs(gaze) > 0.5:
-            onset = t
         gaze_track.append(gaze)
         times.append(t)
     track = np.array(gaze_track)
     outside = np.flatnonzero(np.abs(track - goal) > BAND)
     settled = times[min(outside[-1] + 1, len(times) - 1)] if outside.size else 0.0
-    begun = onset if math.isfinite(onset) else 0.0
-    return StaleResult(max(0.0, float(track.max() - goal)), settled - begun, float(abs(track[-1] - goal)))
+    return StaleResult(max(0.0, float(track.max() - goal)), settled, float(abs(track[-1] - goal)))
