@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-FACE_WIDTH = 0.15  # m, what a frontal face box spans
+FACE_WIDTH = 0.17  # m that the box of a frontal cascade spans, a little more than a face
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.command import GazeLog
 from attn_robotics.systems.gaze.core import CoreResult, GazeCore
 from attn_robotics.systems.gaze.detector import HaarDetector
-from attn_robotics.systems.gaze.entities import Entity
+from attn_robotics.systems.gaze.entities import SOUND, Entity
 from attn_robotics.systems.gaze.head_sim import HeadSim
 from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person
 from attn_robotics.systems.gaze.planner import PERIOD, GazePlanner
@@ -30,6 +30,7 @@ from attn_robotics.systems.gaze.tracker import FaceTracker, TrackedFace
 
 FRAME_RATE = 20.0  # Hz of the camera and of the video
 PIPELINE_DELAY = 0.08  # s from image to detections
+ON_TARGET = 5.0  # deg between line of sight and face, eyes to mouth included
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TalkResult:
     """What happened."""
 
     log: GazeLog
-    on_speaker: float  # share of the time from 0.7 s after a turn began in which gaze is within 4 deg of the speaker
+    on_speaker: float  # share of the time from 0.7 s after a turn began in which gaze is on the speaker's face
     face_error: float  # deg, median distance of placed faces from the truth
     faces_found: float  # share of visible faces in images that were placed
 
@@ -92,10 +93,9 @@ def run_conversation(
             times.append(
                 t - PERIOD + PERIOD * np.arange(1, len(result.command.points) + 1) / len(result.command.points)
             )
-            truth = np.array(sim.true_direction(people[speaker]))
             if t - begun > 0.7:
                 counted += 1
-                right += bool(np.hypot(*(result.command.head + result.command.eye - truth)) < 4.0)
+                right += sim.gaze_error(people[speaker]) < ON_TARGET
             if t >= next_frame:
                 next_frame += 1.0 / FRAME_RATE
                 image = sim.render()
@@ -117,13 +117,16 @@ def run_conversation(
 
 
 def _cues(sim: HeadSim, core: GazeCore, faces: list[TrackedFace], speaker: Person, stamp: float) -> dict[str, Entity]:
-    """Give the speaking cue to the face nearest to where the voice comes from."""
+    """Give the speaking cue to the face nearest to where the voice comes from, or tell of a voice without a face."""
     voice = sim.true_direction(speaker)[0]
     places = {f.id: core.place(f, stamp) for f in faces}
     known = {name: way for name, way in places.items() if way is not None}
     talker = min(known, key=lambda name: abs(float(known[name][0]) - voice), default='')
-    near = talker and abs(float(known[talker][0]) - voice) < 10.0
-    return {f.id: Entity(f.id, speaking=float(bool(near) and f.id == talker), looks_at_robot=0.6) for f in faces}
+    near = bool(talker) and abs(float(known[talker][0]) - voice) < 10.0
+    if not near:
+        # A voice from where no face is seen: a beamformer tells its azimuth alone.
+        core.observe_entities(stamp, [Entity('voice', SOUND, voice, 0.0, 1.5, speaking=0.9)])
+    return {f.id: Entity(f.id, speaking=float(near and f.id == talker), looks_at_robot=0.6) for f in faces}
 
 
 def _face_errors(core: GazeCore, truth: list[tuple[float, float]]) -> list[float]:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from attn_robotics.systems.gaze.arbitration import Arbiter, Request
 from attn_robotics.systems.gaze.command import Command, Target
 from attn_robotics.systems.gaze.entities import PERSON, SOUND, Entity, Scene, SceneMemory
 from attn_robotics.systems.gaze.human import Array
 from attn_robotics.systems.gaze.planner import GazePlanner
-from attn_robotics.systems.gaze.pose_history import PoseHistory
+from attn_robotics.systems.gaze.pose_history import PoseHistory, angles, rotate, vector
 from attn_robotics.systems.gaze.profile import Profile
 from attn_robotics.systems.gaze.selection import Hysteresis, RuleSelector, Selector
 from attn_robotics.systems.gaze.tracker import TrackedFace
@@ -47,6 +49,7 @@ class GazeCore:
         self._history = PoseHistory()
         self._hysteresis = Hysteresis()
         self._entities: dict[str, tuple[float, Entity]] = {}
+        self._head = np.zeros(2)  # deg, last command
         self._current = ''
         self._reason = 'nobody is there'
         self._scores: Mapping[str, float] = {}
@@ -93,7 +96,11 @@ class GazeCore:
 
     def place(self, face: TrackedFace, stamp: float) -> Array | None:
         """Body-frame yaw and pitch (2,) of a face in the image taken at `stamp`, None when the pose is unknown."""
-        return self._history.direction((face.yaw, face.pitch), stamp)
+        pose = self._history.at(stamp)
+        if pose is None or not all(map(math.isfinite, (face.yaw, face.pitch, face.distance))):
+            return None
+        offset = np.array(self.profile.camera_offset)
+        return angles(rotate(pose, offset + face.distance * vector(face.yaw, face.pitch)))
 
     def observe_entities(self, stamp: float, entities: Sequence[Entity]) -> None:
         """Entities already in the body frame (sounds by their direction, people from another package)."""
@@ -119,6 +126,7 @@ class GazeCore:
         elif self._current in self._entities:
             client, target = 'attention', self._as_target(self._entities[self._current][1])
         command = self.planner.step(now, target, speaking=speaking, head_measured=head_measured)
+        self._head = command.head
         return CoreResult(command, target, client, self._reason, self._scores)
 
     def _select(self, now: float, speaking: bool) -> None:
@@ -132,8 +140,11 @@ class GazeCore:
         self._reason, self._scores = choice.reason, choice.scores
 
     def _as_target(self, e: Entity) -> Target:
+        # Entities are seen from the neck, gaze starts at the eyes, which move with the head.
+        origin = rotate(self._head, np.array(self.profile.eye_offset))
+        way = angles(max(e.distance, 0.2) * vector(e.azimuth, e.elevation) - origin)
         heard = e.kind == SOUND and not e.face_visible
         return Target(
-            e.id, e.azimuth, e.elevation, e.distance, 'auditory' if heard else 'visual', e.kind == PERSON,
+            e.id, float(way[0]), float(way[1]), e.distance, 'auditory' if heard else 'visual', e.kind == PERSON,
             e.looks_at_robot > 0.5,
         )  # fmt: skip

@@ -65,6 +65,15 @@ class HeadSim:
         x, y, z = (a - b for a, b in zip(person.position(self.place[person.id]), NECK, strict=True))
         return math.degrees(math.atan2(y, x)), math.degrees(math.atan2(z, math.hypot(x, y)))
 
+    def gaze_error(self, person: Person) -> float:
+        """Angle [deg] between the cyclopean line of sight and the way to a person's face."""
+        rays = self.eye_rays()
+        way = np.array(person.position(self.place[person.id])) - rays[:, 0].mean(0)
+        sight = rays[:, 1].mean(0)
+        return math.degrees(
+            math.acos(min(1.0, float(way @ sight) / float(np.linalg.norm(way) * np.linalg.norm(sight))))
+        )
+
     def eye_rays(self) -> Array:
         """(2, 2, 3): origin and unit direction of the left and right line of sight [m]."""
         rays = []

@@ -15,7 +15,7 @@ EYE: Final = (0.07, PUPIL_DISTANCE / 2.0, 0.08)  # m from the neck; the right ey
 CAMERA: Final = (0.10, 0.0, 0.08)  # m from the neck, on the head
 FOV: Final = 75.0  # deg, horizontal, of the head camera
 IMAGE: Final = (480, 360)
-FACE_PLATE: Final = 0.26  # m, side of the square that carries a face, which fills about 0.6 of it
+FACE_PLATE: Final = 0.2  # m, side of the square that carries a face, which fills about 0.6 of it
 
 
 @dataclass(frozen=True)

@@ -37,3 +37,23 @@ def draw_score(score: Score, path: Path, title: str = '') -> None:
     bars.barh([axis.name for axis in score.axes], [axis.value for axis in score.axes])
     bars.set(xlim=(0, 1), title=f'{title} score {score.total:.2f}'.strip())
     figure.savefig(path, dpi=80)
+
+
+def draw_table(values: dict[str, dict[str, float]], path: Path) -> None:
+    """Axes of the score for several controllers as a picture of cells."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names, axes = list(values), list(next(iter(values.values())))
+    cells = np.array([[values[name][axis] for axis in axes] for name in names])
+    figure = Figure(figsize=(8.0, 0.5 * len(names) + 1.4), layout='constrained')
+    FigureCanvasAgg(figure)
+    plot = figure.subplots()
+    plot.imshow(np.nan_to_num(cells), vmin=0, vmax=1, cmap='viridis', aspect='auto')
+    plot.set_xticks(range(len(axes)), axes, rotation=20)
+    plot.set_yticks(range(len(names)), names)
+    for row, column in np.ndindex(*cells.shape):
+        value = cells[row, column]
+        text = '-' if np.isnan(value) else f'{value:.2f}'
+        plot.text(column, row, text, ha='center', va='center', color='w' if value < 0.6 or np.isnan(value) else 'k')
+    figure.savefig(path, dpi=80)

@@ -81,6 +81,7 @@ class GazePlanner:
         self._blinker = Blinker(self._rng)
         self._spontaneous = idle
         self._last_now: float | None = None
+        self._measured: Array | None = None
         self._t = 0.0
         self._goal = Target('', 0.0, 0.0)
         self._valid_at = -math.inf
@@ -124,17 +125,29 @@ class GazePlanner:
             return self._report(np.zeros(1), [self._row()], goal, warnings)
         offset = self._offset(goal, speaking)
         self._decide(goal, offset, dt)
+        measured = self._between(head_measured)
         n = max(1, math.ceil(dt / SUBSTEP - 1e-9))
         times = dt * np.arange(1, n + 1) / n
         eye, head, speed = self._shift.sample(self._t + times, self._drift)
         rows = [
-            self._move(
-                eye[0, i], head[0, i], speed[0, i], dt / n, self._t + float(times[i]), goal, speaking, head_measured
+            self._move(eye[0, i], head[0, i], speed[0, i], dt / n, self._t + float(times[i]), goal, speaking)
+            if measured is None
+            else self._move(
+                eye[0, i], head[0, i], speed[0, i], dt / n, self._t + float(times[i]), goal, speaking,
+                measured[0] + (measured[1] - measured[0]) * (i + 1) / n,
             )
             for i in range(n)
-        ]
+        ]  # fmt: skip
         self._t += dt
         return self._report(times, rows, goal, warnings)
+
+    def _between(self, measured: tuple[float, float] | None) -> tuple[Array, Array] | None:
+        """Measured head at the last step and now, between which the points of a command lie."""
+        last, self._measured = self._measured, None
+        if measured is None or not (math.isfinite(measured[0]) and math.isfinite(measured[1])):
+            return None
+        self._measured = np.array(measured)
+        return (self._measured if last is None else last), self._measured
 
     def _advance(self, now: float, warnings: list[str]) -> float:
         """Seconds that this step covers, whatever the caller's clock does."""
@@ -236,14 +249,14 @@ class GazePlanner:
         t: float,
         goal: Target,
         speaking: bool,
-        head_measured: tuple[float, float] | None,
+        head_measured: Array | None = None,
     ) -> list[float]:
         """Limit one point; the eye makes up for what the head does differently from its plan."""
         safety = self.safety
         yaw, pitch = safety.step('neck_yaw', float(head[0]), dt), safety.step('neck_pitch', float(head[1]), dt)
         real = np.array([yaw, pitch])
-        if head_measured is not None and math.isfinite(head_measured[0]) and math.isfinite(head_measured[1]):
-            real = np.asarray(head_measured, dtype=np.float64)
+        if head_measured is not None:
+            real = head_measured
         if self.profile.has_eyes:
             eye = clip_eye(eye + head - real, np.asarray(math.hypot(speed[0], speed[1])), self._limits)
             safety.step('eyes_yaw', float(eye[0]), dt)

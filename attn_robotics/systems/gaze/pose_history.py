@@ -64,12 +64,27 @@ class PoseHistory:
 
 def body_direction(pose: Array, bearing: tuple[float, float]) -> Array:
     """Rotate a bearing in a camera at yaw and pitch `pose` (yaw about the vertical, then pitch) into the body [deg]."""
-    yaw, pitch = (math.radians(value) for value in bearing)
-    x, y, z = math.cos(pitch) * math.cos(yaw), math.cos(pitch) * math.sin(yaw), math.sin(pitch)
+    return angles(rotate(pose, vector(*bearing)))
+
+
+def vector(yaw: float, pitch: float) -> Array:
+    """Unit vector (3,) forward, left, up of a direction [deg]."""
+    turn, tilt = math.radians(yaw), math.radians(pitch)
+    return np.array([math.cos(tilt) * math.cos(turn), math.cos(tilt) * math.sin(turn), math.sin(tilt)])
+
+
+def rotate(pose: Array, point: Array) -> Array:
+    """Turn a point (3,) fixed to a head with yaw and pitch `pose` [deg] into the body frame."""
+    x, y, z = (float(value) for value in point)
     tilt, turn = math.radians(float(pose[1])), math.radians(float(pose[0]))
     x, z = math.cos(tilt) * x - math.sin(tilt) * z, math.sin(tilt) * x + math.cos(tilt) * z
-    x, y = math.cos(turn) * x - math.sin(turn) * y, math.sin(turn) * x + math.cos(turn) * y
-    return np.array([math.degrees(math.atan2(y, x)), math.degrees(math.asin(min(1.0, max(-1.0, z))))])
+    return np.array([math.cos(turn) * x - math.sin(turn) * y, math.sin(turn) * x + math.cos(turn) * y, z])
+
+
+def angles(point: Array) -> Array:
+    """Yaw and pitch (2,) of a point [deg]."""
+    x, y, z = (float(value) for value in point)
+    return np.array([math.degrees(math.atan2(y, x)), math.degrees(math.atan2(z, math.hypot(x, y)))])
 
 
 class HeadPredictor:

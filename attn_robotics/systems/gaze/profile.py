@@ -40,6 +40,8 @@ class Profile:
     joints: Mapping[str, Joint]
     eye_end: float = 30.0  # deg of eccentricity kept at the end of a shift
     camera_on: str = 'head'  # what carries the camera: head, eyes or body
+    camera_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # m: forward, left, up from the neck, head level
+    eye_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # m: middle between the eyes, likewise
 
     @property
     def has_eyes(self) -> bool:
@@ -73,6 +75,13 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
+def _offset(value: Any, where: str) -> tuple[float, float, float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        raise ValueError(f'{where} must be three numbers in metres, got {value!r}')
+    x, y, z = (_number(part, where) for part in value)
+    return x, y, z
+
+
 def _joint(axis: str, entry: Any, where: str) -> Joint:
     here = f'{where}: joint {axis}'
     if not isinstance(entry, Mapping):
@@ -99,7 +108,8 @@ def parse_profile(data: Any, where: str = 'profile') -> Profile:
     """Check a parsed YAML profile.
 
     Args:
-        data: mapping with `name`, `joints` and optionally `eye_end` [deg] and `camera_on`.
+        data: mapping with `name`, `joints` and optionally `eye_end` [deg], `camera_on`, `camera_offset` and
+            `eye_offset` [m].
         where: name of the source for error messages.
 
     Raises:
@@ -107,7 +117,7 @@ def parse_profile(data: Any, where: str = 'profile') -> Profile:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f'{where}: expected a mapping with name and joints')
-    if unknown := set(data) - {'name', 'joints', 'eye_end', 'camera_on'}:
+    if unknown := set(data) - {'name', 'joints', 'eye_end', 'camera_on', 'camera_offset', 'eye_offset'}:
         raise ValueError(f'{where}: unknown keys {sorted(map(str, unknown))}')
     joints = data.get('joints')
     if not isinstance(joints, Mapping):
@@ -127,7 +137,8 @@ def parse_profile(data: Any, where: str = 'profile') -> Profile:
     if eye_end < 0.0:
         raise ValueError(f'{where}: eye_end must not be negative')
     checked = {axis: _joint(axis, joints[axis], where) for axis in AXES if axis in joints}
-    return Profile(str(data.get('name', where)), checked, eye_end, str(camera))
+    offsets = [_offset(data.get(key, (0.0, 0.0, 0.0)), f'{where}: {key}') for key in ('camera_offset', 'eye_offset')]
+    return Profile(str(data.get('name', where)), checked, eye_end, str(camera), *offsets)
 
 
 def _folders() -> list[Path]:
