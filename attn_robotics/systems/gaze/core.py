@@ -54,7 +54,7 @@ class GazeCore:
         self._reason = 'nobody is there'
         self._scores: Mapping[str, float] = {}
         self._selected_at = -math.inf
-        self.dropped: dict[str, int] = {'image without head pose': 0, 'request refused': 0}
+        self.dropped: dict[str, int] = {'image without head pose': 0, 'entity not finite': 0, 'request refused': 0}
 
     def observe_head(
         self, stamp: float, yaw: float, pitch: float, eye_yaw: float = 0.0, eye_pitch: float = 0.0
@@ -105,7 +105,10 @@ class GazeCore:
     def observe_entities(self, stamp: float, entities: Sequence[Entity]) -> None:
         """Entities already in the body frame (sounds by their direction, people from another package)."""
         for entity in entities:
-            self._entities[entity.id] = (stamp, entity)
+            if entity.is_valid and math.isfinite(stamp):
+                self._entities[entity.id] = (stamp, entity)
+            else:
+                self.dropped['entity not finite'] += 1
 
     def request(self, request: Request, now: float) -> str | None:
         """A client's wish; returns why it was refused, or None."""
