@@ -105,7 +105,10 @@ def _work(inbox: Any, outbox: Any) -> None:
 
 
 class DetectorProcess:
-    """Runs the detector beside the control loop. Both sides only ever see the newest image; drops are counted."""
+    """Runs the detector beside the control loop.
+
+    One image at a time: those that come meanwhile are dropped and counted, so that the next one taken is a fresh one.
+    """
 
     def __init__(self) -> None:
         context = multiprocessing.get_context('spawn')
@@ -114,14 +117,15 @@ class DetectorProcess:
         self._process = context.Process(target=_work, args=(self._inbox, self._outbox), daemon=True)
         self._process.start()
         self.dropped = 0
+        self._busy = False
 
     def submit(self, stamp: float, image: Image) -> bool:
-        """Hand over an image; False when the detector is still busy with earlier ones, and the image is dropped."""
-        try:
-            self._inbox.put_nowait((stamp, image))
-        except queue.Full:
+        """Hand over an image; False when the detector is still busy, and the image is dropped."""
+        if self._busy:
             self.dropped += 1
             return False
+        self._inbox.put_nowait((stamp, image))
+        self._busy = True
         return True
 
     def poll(self, timeout: float = 0.0) -> list[Detections]:
@@ -132,6 +136,7 @@ class DetectorProcess:
             while True:
                 results.append(self._outbox.get_nowait())
         except queue.Empty:
+            self._busy = self._busy and not results
             return results
 
     @property

@@ -94,7 +94,7 @@ class FaceTracker:
         if stamp < self._stamp:
             self._tracks.clear()
         self._stamp = stamp
-        good = [b for b in boxes if all(map(math.isfinite, (b.x, b.y, b.width, b.height))) and b.width > 0 < b.height]
+        good = [box for box in boxes if _is_usable(box)]
         free = set(range(len(good)))
         if self._tracks and good:
             cost = np.array([[_apart(track.box, box) for box in good] for track in self._tracks])
@@ -123,6 +123,11 @@ class FaceTracker:
         track.values = [f.step(value, dt) for f, value in zip(track.filters, raw, strict=True)]
         track.box, track.seen = box, stamp
         track.hits += not first
+
+
+def _is_usable(box: Box) -> bool:
+    """Whether a box is finite and of a size that an image can hold."""
+    return all(abs(v) < 1e6 for v in (box.x, box.y)) and all(1.0 <= v < 1e6 for v in (box.width, box.height))
 
 
 def _apart(a: Box, b: Box) -> float:
