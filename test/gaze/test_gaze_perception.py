@@ -167,3 +167,25 @@ def test_fuzzing_finds_no_nan_no_broken_limit_and_no_jump():
     counts = fuzz(4500, seed=1)
     assert counts['not_finite'] == counts['beyond_limit'] == counts['too_fast'] == 0
     assert counts['jump_deg'] < 1e-6
+
+
+@pytest.mark.parametrize('silent', [True, False])
+def test_joints_that_fall_silent_or_do_not_follow_are_reported_and_gaze_goes_to_rest(silent):
+    core = make_core()
+    warned, commands = [], []
+    for k in range(900):
+        t = (k + 1) * 0.01
+        core.observe_entities(t, [Entity('p', azimuth=60.0, speaking=1.0, distance=2.0)])
+        result = core.step(t)
+        stuck = k > 100
+        if not (silent and stuck):
+            head = (0.0, 0.0) if stuck else tuple(map(float, result.command.head))
+            core.observe_head(t, *head)
+        warned += result.warnings
+        commands.append(result.command)
+    words = 'no joint states' if silent else 'does not follow'
+    assert any(words in warning for warning in warned)
+    points = np.concatenate([c.points for c in commands])
+    assert np.abs(np.diff(points[:, 0])).max() <= 260 * 0.005 + 1e-9
+    if silent:
+        assert abs(commands[-1].head[0]) < 1.0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from attn_robotics.systems.gaze.command import Phase, Target
 from attn_robotics.systems.gaze.planner import GazePlanner
-from attn_robotics.systems.gaze.profile import AXES, load_profile, parse_profile
+from attn_robotics.systems.gaze.profile import AXES, joint_rows, load_profile, parse_profile
 from attn_robotics.systems.gaze.safety import AxisLimiter
 
 ROBOTS = ['neck_only', 'neck_screen_eyes', 'eyes_neck_lids']
@@ -163,3 +163,11 @@ def test_the_limiter_never_leaves_its_joint(wanted, dt):
         position = limiter.step(value, dt)
         assert joint.lower <= position <= joint.upper
         assert abs(position - before) <= joint.velocity * dt * 1.000001
+
+
+def test_joint_rows_speak_the_robots_names_radians_and_signs():
+    points = np.array([[10.0, 20.0, 5.0, 6.0, 2.0, 0.5]])
+    names, rows = joint_rows(load_profile('eyes_neck_lids'), points)
+    assert names[0] == 'neck_yaw_joint' and rows[0, 0] == pytest.approx(np.radians(10))
+    assert rows[0, 1] == pytest.approx(-np.radians(20)) and rows[0, -1] == 0.5
+    assert joint_rows(load_profile('neck_only'), points)[1].shape == (1, 2)

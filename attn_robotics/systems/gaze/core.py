@@ -19,6 +19,9 @@ from attn_robotics.systems.gaze.selection import Hysteresis, RuleSelector, Selec
 from attn_robotics.systems.gaze.tracker import TrackedFace
 
 FORGET = 1.0  # s until an unseen entity is no longer offered to the selector
+STALE_JOINTS = 0.5  # s without joint states that is worth a warning
+ASTRAY = 15.0  # deg between commanded and measured head ...
+ASTRAY_TIME = 1.0  # s ... for this long: the controller does not follow
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class CoreResult:
     client: str  # who got the gaze: a client's name, or "attention" for the robot's own selection
     reason: str
     scores: Mapping[str, float]
+    warnings: tuple[str, ...] = ()  # the planner's and the core's
 
 
 class GazeCore:
@@ -50,6 +54,7 @@ class GazeCore:
         self._hysteresis = Hysteresis()
         self._entities: dict[str, tuple[float, Entity]] = {}
         self._head = np.zeros(2)  # deg, last command
+        self._joints_at = self._followed_at = math.nan  # s, unknown until the first joint state
         self._current = ''
         self._reason = 'nobody is there'
         self._scores: Mapping[str, float] = {}
@@ -60,11 +65,17 @@ class GazeCore:
         self, stamp: float, yaw: float, pitch: float, eye_yaw: float = 0.0, eye_pitch: float = 0.0
     ) -> None:
         """Measured joints [deg]; eyes count only where they carry the camera."""
+        head_yaw, head_pitch = yaw, pitch
         if self.profile.camera_on == 'eyes':
             yaw, pitch = yaw + eye_yaw, pitch + eye_pitch
         elif self.profile.camera_on == 'body':
             yaw = pitch = 0.0
         self._history.add(stamp, yaw, pitch)
+        if not math.isfinite(stamp):
+            return
+        self._joints_at = stamp
+        if math.hypot(head_yaw - self._head[0], head_pitch - self._head[1]) < ASTRAY:
+            self._followed_at = stamp
 
     def observe_faces(
         self, stamp: float, faces: Sequence[TrackedFace], cues: Mapping[str, Entity] | None = None
@@ -128,9 +139,21 @@ class GazeCore:
             client, target = wish.client, wish.target
         elif self._current in self._entities:
             client, target = 'attention', self._as_target(self._entities[self._current][1])
+        warnings = self._watch_joints(now)
+        if warnings:
+            client, target = '', None  # hold, then rest: chasing targets blindly would end in a jump
         command = self.planner.step(now, target, speaking=speaking, head_measured=head_measured)
         self._head = command.head
-        return CoreResult(command, target, client, self._reason, self._scores)
+        return CoreResult(command, target, client, self._reason, self._scores, (*command.warnings, *warnings))
+
+    def _watch_joints(self, now: float) -> list[str]:
+        """Complaints about the joints: silent, or not where they were sent."""
+        warnings = []
+        if now - self._joints_at > STALE_JOINTS:
+            warnings.append(f'no joint states for {now - self._joints_at:.1f} s; images cannot be placed')
+        elif self._joints_at - self._followed_at > ASTRAY_TIME:
+            warnings.append('the head does not follow its commands; is the trajectory controller active?')
+        return warnings
 
     def _select(self, now: float, speaking: bool) -> None:
         self._selected_at = now

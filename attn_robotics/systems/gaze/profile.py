@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import yaml
 
+from attn_robotics.systems.gaze.human import Array
 from attn_robotics.systems.gaze.motor import Limits
 
 # Order of every command of this system.
@@ -67,6 +69,24 @@ class Profile:
             head_low=(yaw.lower, pitch.lower),
             head_high=(yaw.upper, pitch.upper),
         )
+
+
+def joint_rows(profile: Profile, points: Array) -> tuple[list[str], Array]:
+    """Command points as a joint trajectory wants them.
+
+    Args:
+        profile: the robot.
+        points: (S, 6) in the order of `AXES`: degrees, lids 0 to 1.
+
+    Returns:
+        Joint names (J) and positions (S, J) in the robot's own directions [rad; lids 0 to 1].
+    """
+    axes = [axis for axis in AXES if axis in profile.joints]
+    columns = []
+    for axis in axes:
+        values = points[:, AXES.index(axis)] * profile.joints[axis].sign
+        columns.append(values if axis == 'lids' else np.radians(values))
+    return [profile.joints[axis].name for axis in axes], np.stack(columns, axis=1)
 
 
 def _number(value: Any, where: str) -> float:
