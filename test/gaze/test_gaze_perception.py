@@ -41,6 +41,16 @@ def test_drawn_faces_are_found_where_they_are_and_none_on_a_wall():
     assert detector.detect(picture()) == []
 
 
+def test_known_faces_are_followed_between_whole_searches_and_a_new_one_is_noticed():
+    detector = HaarDetector()
+    for k in range(4):
+        (box,) = detector.detect(picture((1, 60 + 8 * k, 100, 150)))
+        assert box.x + box.width / 2 == pytest.approx(135 + 8 * k, abs=15)
+    counts = [len(detector.detect(picture((1, 90, 100, 150), (2, 400, 150, 120)))) for _ in range(6)]
+    assert counts[-1] == 2
+    assert detector.detect(picture()) == []
+
+
 @pytest.mark.parametrize(
     'image', [None, np.zeros((480, 640)), np.zeros((480, 640, 4), np.uint8), np.zeros((3, 3), np.uint8)]
 )

@@ -70,7 +70,7 @@ def run_conversation(
     writer = _open_video(video) if video else None
     waiting: deque[tuple[float, float, list[TrackedFace]]] = deque()
     rows, times, errors, commands = [], [], [], []
-    speaker, until, begun = 0, 0.0, 0.0
+    speaker, until, begun, looked_at = 0, 0.0, 0.0, ''
     right = counted = seen = visible = 0
     next_frame = 0.0
     try:
@@ -79,7 +79,6 @@ def run_conversation(
             if t >= until:
                 speaker = int((speaker + rng.integers(1, n_people)) % n_people) if n_people > 1 else 0
                 begun, until = t, t + float(rng.uniform(2.0, 4.5))
-                commands.append(t)
             for i, person in enumerate(people):
                 is_open = i == speaker and int(t * 6) % 2 == 0
                 sim.move_person(person, person.azimuth + 2.0 * float(np.sin(0.5 * t + i)), mouth_open=is_open)
@@ -87,6 +86,9 @@ def run_conversation(
                 _, stamp, faces = waiting.popleft()
                 core.observe_faces(stamp, faces, _cues(sim, core, faces, people[speaker], stamp))
             result = core.step(t)
+            if result.command.target_id != looked_at:
+                looked_at = result.command.target_id
+                commands.append(t)
             sim.set_axes(result.command.points[-1])
             core.observe_head(t, *map(float, result.command.points[-1, :4]))
             rows.append(result.command.points)
