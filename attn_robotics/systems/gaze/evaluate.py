@@ -79,8 +79,10 @@ def motor_rows(seed: int, quick: bool) -> Iterator[Row]:
     yield Row('vor_slip_deg/ours/10ms_5percent', checks.vor_slip(delay=0.01, gain=1.05), 'deg', 1, 1.0, True)
 
 
-def _sampler(model: MotionModel, temperature: float) -> Sampler:
-    return lambda conditions, style, rng: draw_tracks(model, conditions, style, rng, temperature=temperature)
+def _sampler(model: MotionModel, temperature: float, *, safe: bool = True) -> Sampler:
+    return lambda conditions, style, rng: draw_tracks(
+        model, conditions, style, rng, temperature=temperature, safe=safe
+    )  # fmt: skip
 
 
 def fidelity_rows(quick: bool) -> Iterator[Row]:
@@ -91,6 +93,7 @@ def fidelity_rows(quick: bool) -> Iterator[Row]:
         'ours': _sampler(model, 1.0),
         'ours_t0.7': _sampler(model, 0.7),
         'ours_argmax': _sampler(model, 0.0),
+        'ours_without_analytic_layer': _sampler(model, 1.0, safe=False),
         'teacher_redrawn': play,
         'mlp': _sampler(MotionModel(FOLDER / 'baseline_mlp.safetensors'), 1.0),
         'cvae': _sampler(MotionModel(FOLDER / 'baseline_cvae.safetensors'), 1.0),
