@@ -214,7 +214,7 @@ class RobotAgent:
             here = self.frame.to_cell(np.array(self.pose[:2]))
             self._greet((int(here[0]), int(here[1])))
             self._decided_s = now_s
-            return (f'{self.name} says hello from {self.note.cell}',) if self.note else ()
+            return ()
         notes: list[str] = []
         self._follow_wheels()
         self._watch(now_s, notes)

@@ -1,0 +1,94 @@
+"""Robot nodes that plan for themselves, on the real graph."""
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from attn_robotics.conversions.notes import from_robot_message, to_robot_message
+from attn_robotics.conversions.stamps import to_stamp
+from attn_robotics.nodes.sparc_robot import SparcRobot
+from attn_robotics.ros import qos
+from attn_robotics.systems.sparc.robot import Note
+from attn_robotics_interfaces.msg import AttentionMap, FleetStatus, RobotMessage
+
+pytestmark = pytest.mark.ros
+
+ROOM = 'A.b\n.#.\nB.a'
+
+
+@pytest.fixture
+def robots(graph, small_weights):
+    """Start one node a robot."""
+
+    def start(count=2, **parameters):
+        common = {'robots': 2, 'weights': str(small_weights), 'lost_s': 10.0, **parameters}
+        return [graph.start(SparcRobot, **{**common, 'robot': f'robot_{index}'}) for index in range(count)]
+
+    return start
+
+
+def test_two_robots_agree_over_topics_and_drive(graph, floor, robots):
+    messages = graph.hear(RobotMessage, 'sparc/messages', qos.MESSAGES)
+    statuses = graph.hear(FleetStatus, 'sparc/status')
+    maps = graph.hear(AttentionMap, 'sparc/attention')
+    ground, nodes = floor(ROOM), robots()
+    graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
+    ground.say_all()
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 2 for node in nodes), 'steps', limit_s=60)
+    graph.until(lambda: (np.abs(ground.velocities) > 0).any(), 'a velocity')
+    graph.until(lambda: maps and statuses, 'attention and status')
+    assert {message.robot_id for message in messages} == {'robot_0', 'robot_1'}
+    cells = {}
+    for message in messages:
+        cells.setdefault((message.epoch, message.sequence), {})[message.robot_id] = (message.row, message.column)
+    assert all(len(set(by.values())) == len(by) for by in cells.values()), 'two robots planned into one cell'
+    assert len(maps[-1].query_ids) == 1 and list(maps[-1].key_ids) == ['robot_0', 'robot_1']
+    assert not graph.errors()
+
+
+def test_a_robot_alone_says_whom_it_goes_on_without(graph, floor, robots):
+    ground, (node,) = floor(ROOM), robots(1, lost_s=0.5)
+    graph.until(lambda: graph.state(node) == 'active')
+    ground.say_map()
+    ground.say_goal(0)
+    graph.until(lambda: node._agent is not None and node._agent.step > 2, 'steps without the other')
+    assert node._agent.team == ('robot_0',)
+    assert node.diagnose()[0] in (DiagnosticStatus.OK, DiagnosticStatus.WARN)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [{'robot': 'robot_7'}, {'cell': (1, 1)}, {'cell': (40, 0)}, {'embedding': np.zeros(3, np.float32)}],
+    ids=['unknown robot', 'in a wall', 'off the map', 'other weights'],
+)
+def test_a_message_that_cannot_be_is_counted_and_the_robot_goes_on(graph, floor, robots, change):
+    ground, (node,) = floor(ROOM), robots(1, lost_s=0.5)
+    graph.until(lambda: graph.state(node) == 'active')
+    ground.say_map()
+    ground.say_goal(0)
+    graph.until(lambda: node._agent is not None and node._agent.step > 0, 'a step')
+    width = node._policy.config.width
+    good = {
+        'robot': 'robot_1', 'epoch': 0, 'team': 0, 'step': 0, 'cell': (2, 0), 'goal': (0, 2), 'executed': 0,
+        'frozen': False, 'priority': 0.5, 'log_probs': np.zeros(5, np.float32), 'embedding': np.zeros(width, np.float32),
+    }  # fmt: skip
+    graph.say(to_robot_message(Note(**{**good, **change}), to_stamp(1.0), 'map'), 'sparc/messages', qos.MESSAGES)
+    graph.until(lambda: node.dropped['bad message'] > 0, 'the refusal')
+    step = node._agent.step
+    graph.until(lambda: node._agent.step > step, 'another step')
+    assert node._agent.team == ('robot_0',)
+
+
+def test_notes_survive_the_message():
+    note = Note(
+        'robot_3', 2, 7, 5, (1, 2), (3, 4), 9, True, 17.25, np.log(np.full(5, 0.2, np.float32)), np.arange(8, dtype='f4')
+    )
+    back = from_robot_message(to_robot_message(note, to_stamp(1.5), 'map'))
+    for name, value in vars(note).items():
+        np.testing.assert_array_equal(getattr(back, name), value)
+
+
+def test_a_robot_outside_the_fleet_stays_unconfigured(graph, small_weights):
+    node = graph.start(SparcRobot, robot='robot_5', robots=2, weights=str(small_weights))
+    graph.until(lambda: any("robot 'robot_5' is none of" in line for line in graph.errors()), 'the refusal')
+    assert graph.state(node) == 'unconfigured'
