@@ -7,6 +7,7 @@ would, with no central planner.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
 from attn_robotics.ros.parameters import param
 from attn_robotics.systems.sparc.fleet import ACTIVE, ARRIVED, WAITING
 from attn_robotics.systems.sparc.motion import MotionLimits
-from attn_robotics.systems.sparc.policy import SparcPolicy
+from attn_robotics.systems.sparc.policy import SparcPolicy, WeightsError
 from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus, RobotMessage
 
@@ -53,7 +54,13 @@ class SparcRobotParams:
     max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
     max_turn_rate: float = param(2.0, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
     horizon: int = param(3, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
-    lost_s: float = param(3.0, 'A robot silent for this long is an obstacle [s].', low=0.5, high=60.0, read_only=True)
+    lost_s: float = param(
+        3.0, 'A robot silent for this long is an obstacle [s of wall time].', low=0.5, high=60.0, read_only=True
+    )
+    start_s: float = param(
+        30.0, 'Wait this long for robots that were never heard [s of wall time].', low=0.5, high=600.0, read_only=True
+    )
+    stale_s: float = param(0.3, 'With a pose older than this the robot waits for a newer one [s].', low=0.05, high=60.0)
     message_loss: float = param(0.0, 'Fault: share of received messages that are thrown away.', low=0.0, high=0.95)
     seed: int = param(
         0, 'Of priorities and random ties; the same on all robots.', low=0, high=2**31 - 1, read_only=True
@@ -63,6 +70,7 @@ class SparcRobotParams:
 class SparcRobot(AttnNode):
     """The `sparc` node of one robot."""
 
+    EXPECTED = (*AttnNode.EXPECTED, WeightsError)
     NAME = 'sparc_robot'
     Params = SparcRobotParams
     params: SparcRobotParams
@@ -75,12 +83,13 @@ class SparcRobot(AttnNode):
             raise ConfigurationError(
                 f"robot '{p.robot}' is none of {self._names[0]} to {self._names[-1]}; raise robots"
             )
+        self._index = self._names.index(p.robot)
         torch.set_num_threads(1)  # many such processes share a machine in simulation
         self._policy = SparcPolicy.load(Path(p.weights).expanduser() if p.weights else None, p.device, p.backend)
         self._agent: RobotAgent | None = None
         self._goal: tuple[float, float] | None = None
         self._transforms = RobotTransforms(self._names, p.map_frame)
-        self._rng = np.random.default_rng([p.seed, self._names.index(p.robot)])
+        self._rng = np.random.default_rng([p.seed, self._index])
         self._sent_step = (-1, -1)
         self._sent_s = -np.inf
         self._bytes = self._messages = 0
@@ -152,14 +161,20 @@ class SparcRobot(AttnNode):
             return
         p = self.params
         limits = MotionLimits(max_speed=p.max_speed, max_turn_rate=p.max_turn_rate, latency_s=1.0 / p.control_rate)
-        config = RobotConfig(horizon=p.horizon, lost_s=p.lost_s, seed=p.seed)
+        config = RobotConfig(horizon=p.horizon, lost_s=p.lost_s, start_s=p.start_s, seed=p.seed)
         self._agent = RobotAgent(p.robot, self._names, grid, frame, self._policy, limits, config)
         self._take_goal()
 
     def _on_transforms(self, message: TFMessage) -> None:
         for robot, pose in self._transforms.take(message):
-            if self._agent is not None and self._names[robot] == self.params.robot and np.isfinite(pose).all():
+            if self._agent is None or not np.isfinite(pose).all():
+                continue
+            if robot == self._index:
                 self._agent.pose = pose
+        if self._agent is not None:
+            # Stands for the robot's own sensors, which see who is near whether or not the radio works.
+            others = np.delete(self._transforms.poses(), self._index, axis=0)[:, :2]
+            self._agent.seen = others[np.isfinite(others).all(axis=1)]
 
     def _on_goal(self, message: PoseStamped) -> None:
         if message.header.frame_id not in ('', self.params.map_frame):
@@ -183,7 +198,7 @@ class SparcRobot(AttnNode):
         if self.params.message_loss and self._rng.random() < self.params.message_loss:
             return
         try:
-            self._agent.receive(from_robot_message(message), self._now_s())
+            self._agent.receive(from_robot_message(message), time.monotonic())
         except ValueError as error:
             self.drop('bad message', str(error))
 
@@ -195,13 +210,18 @@ class SparcRobot(AttnNode):
         looked_at = (self._attention, self._markers, self._image)
         agent.need_attention = any(publisher.get_subscription_count() for publisher in looked_at)
         before = (agent.epoch, agent.step)
-        for note in agent.advance(now_s):
+        for note in agent.advance(now_s, time.monotonic()):
             self.get_logger().warning(note)
         if (agent.epoch, agent.step) != before:
             self._publish()
         self._send(now_s)
         dt_s = 1.0 / self.params.control_rate if last_s is None else max(now_s - last_s, 1e-3)
-        self._command.publish(to_twist(*agent.velocities(dt_s)))
+        velocity = agent.velocities(dt_s)
+        age_s = now_s - self._transforms.stamps_s[self._index]
+        if age_s > self.params.stale_s:
+            self.drop('command on an old pose', f'{age_s:.1f} s')
+            velocity = (0.0, 0.0)
+        self._command.publish(to_twist(*velocity))
 
     def _send(self, now_s: float) -> None:
         """Send a new note at once, and the same again as a heartbeat."""

@@ -21,7 +21,7 @@ def robots(graph, small_weights):
     """Start one node a robot."""
 
     def start(count=2, **parameters):
-        common = {'robots': 2, 'weights': str(small_weights), 'lost_s': 10.0, **parameters}
+        common = {'robots': 2, 'weights': str(small_weights), 'lost_s': 10.0, 'stale_s': 60.0, **parameters}
         return [graph.start(SparcRobot, **{**common, 'robot': f'robot_{index}'}) for index in range(count)]
 
     return start
@@ -46,14 +46,13 @@ def test_two_robots_agree_over_topics_and_drive(graph, floor, robots):
     assert not graph.errors()
 
 
-def test_a_robot_alone_says_whom_it_goes_on_without(graph, floor, robots):
-    ground, (node,) = floor(ROOM), robots(1, lost_s=0.5)
+def test_a_robot_alone_in_a_fleet_of_two_waits_and_says_why(graph, floor, robots):
+    ground, (node,) = floor(ROOM), robots(1, lost_s=0.5, start_s=0.5)
     graph.until(lambda: graph.state(node) == 'active')
     ground.say_map()
     ground.say_goal(0)
-    graph.until(lambda: node._agent is not None and node._agent.step > 2, 'steps without the other')
-    assert node._agent.team == ('robot_0',)
-    assert node.diagnose()[0] in (DiagnosticStatus.OK, DiagnosticStatus.WARN)
+    graph.until(lambda: 'more than half' in node.diagnose()[1], 'the reason')
+    assert node.diagnose()[0] == DiagnosticStatus.ERROR and not ground.velocities.any()
 
 
 @pytest.mark.parametrize(
@@ -62,26 +61,31 @@ def test_a_robot_alone_says_whom_it_goes_on_without(graph, floor, robots):
     ids=['unknown robot', 'in a wall', 'off the map', 'other weights'],
 )
 def test_a_message_that_cannot_be_is_counted_and_the_robot_goes_on(graph, floor, robots, change):
-    ground, (node,) = floor(ROOM), robots(1, lost_s=0.5)
-    graph.until(lambda: graph.state(node) == 'active')
-    ground.say_map()
-    ground.say_goal(0)
-    graph.until(lambda: node._agent is not None and node._agent.step > 0, 'a step')
-    width = node._policy.config.width
-    good = {
-        'robot': 'robot_1', 'epoch': 0, 'team': 0, 'step': 0, 'cell': (2, 0), 'goal': (0, 2), 'executed': 0,
-        'frozen': False, 'priority': 0.5, 'log_probs': np.zeros(5, np.float32), 'embedding': np.zeros(width, np.float32),
-    }  # fmt: skip
-    graph.say(to_robot_message(Note(**{**good, **change}), to_stamp(1.0), 'map'), 'sparc/messages', qos.MESSAGES)
-    graph.until(lambda: node.dropped['bad message'] > 0, 'the refusal')
-    step = node._agent.step
-    graph.until(lambda: node._agent.step > step, 'another step')
-    assert node._agent.team == ('robot_0',)
+    ground, nodes = floor(ROOM), robots()
+    graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
+    ground.say_all()
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    good = nodes[1]._agent.note
+    bad = to_robot_message(Note(**{**vars(good), **change}), to_stamp(1.0), 'map')
+    graph.say(bad, 'sparc/messages', qos.MESSAGES)
+    graph.until(lambda: nodes[0].dropped['bad message'] > 0, 'the refusal')
+    step = nodes[0]._agent.step
+    graph.until(lambda: nodes[0]._agent.step > step, 'another step')
 
 
 def test_notes_survive_the_message():
     note = Note(
-        'robot_3', 2, 7, 5, (1, 2), (3, 4), 9, True, 17.25, np.log(np.full(5, 0.2, np.float32)), np.arange(8, dtype='f4')
+        'robot_3',
+        2,
+        7,
+        5,
+        (1, 2),
+        (3, 4),
+        9,
+        True,
+        17.25,
+        np.log(np.full(5, 0.2, np.float32)),
+        np.arange(8, dtype='f4'),
     )
     back = from_robot_message(to_robot_message(note, to_stamp(1.5), 'map'))
     for name, value in vars(note).items():

@@ -7,7 +7,8 @@ they all find the same one. Notes are repeated until the next step, so that loss
 
 A step waits for the notes of every robot that is alive. When one falls silent, the others finish the moves that nobody
 can take from them, say hello again with the cell they then stand in (a new *epoch*), and go on with the silent one as
-an obstacle; a robot that comes back says hello and is taken in the same way.
+an obstacle; a robot that comes back says hello and is taken in the same way. Where the radio falls apart into several
+parts, only one that holds more than half of all robots goes on, so that no two parts plan through each other.
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ class RobotConfig:
         shortest_s: least time between two steps [s].
         ready_lag: it goes on when at most this many moves are left to drive.
         patience_s: it goes on at the latest after this time [s], as one that stays.
-        lost_s: a robot that is silent for this long is an obstacle [s].
+        lost_s: a robot that is silent for this long is an obstacle [s of wall time, since that is what radios take].
+        start_s: how long to wait at first for robots that were never heard [s of wall time].
+        guard_m: never drive towards a robot that is seen nearer than this, centre to centre [m].
         seed: of priorities and random ties; must be the same on all robots.
     """
 
@@ -83,6 +86,8 @@ class RobotConfig:
     ready_lag: int = 1
     patience_s: float = 1.5
     lost_s: float = 3.0
+    start_s: float = 30.0
+    guard_m: float = 0.75
     seed: int = 0
 
 
@@ -136,6 +141,8 @@ class RobotAgent:
         self._graph: ExecutionGraph | None = None
         self._controller = CellController(1, limits)
         self._decided_s = -np.inf
+        self._wall_s = self._greeted_s = 0.0
+        self.seen = np.zeros((0, 2))  # x and y of other robots that are seen [m]
         self._regroups = False
         self.attention: Mapping[str, NDArray[np.float32]] = {}
         self.need_attention = False
@@ -158,8 +165,8 @@ class RobotAgent:
             raise ValueError(f'goal of {self.name} at {goal} is inside an obstacle; send it to a free cell')
         self.goal = goal
 
-    def receive(self, note: Note, now_s: float) -> None:
-        """Take another robot's note; old ones only prove that it lives.
+    def receive(self, note: Note, wall_s: float) -> None:
+        """Take another robot's note, received at `wall_s`; old ones only prove that it lives.
 
         Raises:
             ValueError: from a robot that is not in `names`, or numbers that cannot be.
@@ -177,7 +184,7 @@ class RobotAgent:
         for what, (row, column) in (('cell', note.cell), ('goal', note.goal)):
             if not (0 <= row < height and 0 <= column < width) or self.grid[row, column]:
                 raise ValueError(f'{what} of {note.robot} at ({row}, {column}) is not a free cell of this map')
-        self._heard_s[note.robot] = now_s
+        self._heard_s[note.robot] = wall_s
         last = self._heard.get(note.robot)
         if last is not None and (note.epoch, note.step) < (last.epoch, last.step - 1):
             return
@@ -202,18 +209,23 @@ class RobotAgent:
         return [*([self._previous] if behind and self._previous else []), self.note]
 
     # The loop.
-    def advance(self, now_s: float) -> tuple[str, ...]:
+    def advance(self, now_s: float, wall_s: float) -> tuple[str, ...]:
         """Account for wheels and notes, and take a step when everybody is ready.
+
+        Args:
+            now_s: time of the robots, maybe simulated [s].
+            wall_s: time of the radio, as given to `receive` [s].
 
         Returns:
             What is worth a line in the log.
         """
+        self._wall_s = wall_s
         if self.pose is None or self.goal is None:
             return ()
         if self.note is None:
             here = self.frame.to_cell(np.array(self.pose[:2]))
             self._greet((int(here[0]), int(here[1])))
-            self._decided_s = now_s
+            self._decided_s, self._greeted_s = now_s, wall_s
             return ()
         notes: list[str] = []
         self._follow_wheels()
@@ -230,7 +242,19 @@ class RobotAgent:
             return 0.0, 0.0
         route = self.frame.to_xy(self._graph.routes()[[self._place]])
         linear, angular = self._controller.step(np.array([self.pose]), route, dt_s)
+        if linear[0] > 0 and self._somebody_ahead():
+            return 0.0, float(angular[0])
         return float(linear[0]), float(angular[0])
+
+    def _somebody_ahead(self) -> bool:
+        """Whether a robot is seen so near that driving on could touch it, whatever the plan says."""
+        if not len(self.seen) or self.pose is None:
+            return False
+        x, y, yaw = self.pose
+        offset = self.seen - (x, y)
+        near = np.hypot(offset[:, 0], offset[:, 1]) < self.config.guard_m
+        ahead = offset @ (np.cos(yaw), np.sin(yaw)) > 0
+        return bool((near & ahead).any())
 
     @property
     def team(self) -> tuple[str, ...]:
@@ -304,11 +328,11 @@ class RobotAgent:
         if newest > self.epoch:
             self._regroup(newest, f'a new epoch {newest} has begun', notes)
         elif self._team and self.step != HELLO and not self._regroups:
-            silent = [name for name in self._team if name != self.name and self._is_silent(name, now_s)]
+            silent = [name for name in self._team if name != self.name and self._is_silent(name)]
             strangers = [
                 name
                 for name, note in self._heard.items()
-                if name not in self._team and note.step == HELLO and not self._is_silent(name, now_s)
+                if name not in self._team and note.step == HELLO and not self._is_silent(name)
             ]
             if silent:
                 self._regroup(self.epoch + 1, f'{", ".join(silent)} fell silent: an obstacle from now on', notes)
@@ -318,7 +342,7 @@ class RobotAgent:
             cell = self._graph.held()[self._place]
             self._regroups = False
             self._greet((int(cell[0]), int(cell[1])))
-            self._decided_s = now_s
+            self._decided_s, self._greeted_s = now_s, self._wall_s
 
     def _regroup(self, epoch: int, why: str, notes: list[str]) -> None:
         """Finish what nobody can take away, then say hello."""
@@ -327,22 +351,27 @@ class RobotAgent:
         if self._graph is None or self.step == HELLO:
             assert self.note is not None
             self._greet(self.note.cell)
+            self._greeted_s = self._wall_s
             return
         self._graph.rollback()
         self._regroups = True
         self.step = HELLO
 
-    def _is_silent(self, name: str, now_s: float) -> bool:
-        return now_s - self._heard_s.get(name, -np.inf) > self.config.lost_s
+    def _is_silent(self, name: str) -> bool:
+        return self._wall_s - self._heard_s.get(name, -np.inf) > self.config.lost_s
 
     def _form_team(self, now_s: float, notes: list[str]) -> None:
         """Start the epoch once everybody who can be heard has said hello."""
         if self._regroups or self.note is None:
             return
-        present = [name for name in self.names if name == self.name or not self._is_silent(name, now_s)]
-        waits = now_s - self._decided_s < self.config.lost_s
-        if len(present) < len(self.names) and waits:
-            return  # give the others time to be heard at all
+        present = [name for name in self.names if name == self.name or not self._is_silent(name)]
+        unheard = [name for name in self.names if name != self.name and name not in self._heard]
+        patience_s = self.config.start_s if unheard else self.config.lost_s
+        if len(present) < len(self.names) and self._wall_s - self._greeted_s < patience_s:
+            return  # give the others time to be heard
+        if 2 * len(present) <= len(self.names):
+            self.mismatch = f'only {len(present)} of {len(self.names)} robots can be heard; waits for more than half'
+            return
         hellos = {name: self._heard[name] for name in present if name != self.name} | {self.name: self.note}
         # Who is a step ahead has formed its team already; its cell is still the one it greeted from.
         if any(note.epoch != self.epoch or note.step > HELLO + 1 for note in hellos.values()):

@@ -55,7 +55,7 @@ class Street:
                 self.cells[name] = (int(target[0]), int(target[1]))
             x, y = self.frame.to_xy(np.array(self.cells[name]))
             agent.pose = (float(x), float(y), 0.0)
-            self.log += agent.advance(self.now_s)
+            self.log += agent.advance(self.now_s, self.now_s)
         for agent in self.agents.values():
             for note in agent.outgoing():
                 for other in self.agents.values():
@@ -124,6 +124,38 @@ def test_a_robot_that_falls_silent_becomes_an_obstacle_and_may_come_back() -> No
     for _ in range(200):
         street.spin()
     assert all(len(agent.team) == 5 for agent in street.agents.values()), street.log
+
+
+def test_a_part_of_the_fleet_that_holds_no_majority_stands_still() -> None:
+    street = Street(random_instance(10, 0.1, 5, seed=2))
+    for _ in range(30):
+        street.spin()
+    for name in ('robot_0', 'robot_2', 'robot_4'):
+        street.agents.pop(name)
+    for _ in range(60):
+        street.spin()
+    before = dict(street.cells)
+    for _ in range(60):
+        street.spin()
+    assert street.cells == before
+    assert all('more than half' in agent.mismatch for agent in street.agents.values())
+
+
+def test_a_robot_does_not_drive_towards_one_that_it_sees_too_near() -> None:
+    street = Street(random_instance(8, 0.0, 2, seed=0))
+    for _ in range(20):
+        street.spin()
+        agent = street.agents['robot_0']
+        if agent._graph is not None and agent._graph.enabled()[0]:
+            break
+    x, y, _ = agent.pose
+    target = street.frame.to_xy(agent._graph.target(0))
+    agent.pose = (x, y, float(np.arctan2(target[1] - y, target[0] - x)))
+    free = [agent.velocities(0.05)[0] for _ in range(3)][-1]
+    agent.seen = np.array([[x, y]]) + 0.7 * (target - (x, y))
+    assert free > 0 and agent.velocities(0.05)[0] == 0
+    agent.seen = np.array([[x, y]]) - 0.7 * (target - (x, y))
+    assert agent.velocities(0.05)[0] > 0
 
 
 def test_notes_that_cannot_be_are_refused_with_one_line() -> None:
