@@ -58,6 +58,14 @@ def ros_domain() -> int:
     return _DOMAIN
 
 
+@pytest.fixture(scope='module')
+def fresh_domain() -> Iterator[int]:
+    """A ROS domain without anything of this process in it, for tests that list what they see."""
+    domain, lock = take_domain()
+    yield domain
+    lock.close()
+
+
 class Graph:
     """Nodes of one process and what drives them: add nodes, wait for conditions, read what was logged."""
 

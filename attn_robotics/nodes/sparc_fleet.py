@@ -345,6 +345,8 @@ class SparcFleet(AttnNode):
         if self._map is None:
             return "map not received on 'map'; is a map server running with transient local QoS?"
         missing = self._transforms.missing()
+        if not missing:
+            return 'about to start'
         return f'no transform {self.params.map_frame} -> {missing[0]}/base_link yet ({len(missing)} robots missing)'
 
     def _now_s(self) -> float:

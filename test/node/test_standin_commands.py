@@ -58,8 +58,9 @@ rclpy.spin(node)
 
 
 @pytest.fixture(scope='module')
-def environment():
+def environment(fresh_domain):
     return os.environ | {
+        'ROS_DOMAIN_ID': str(fresh_domain),
         'PYTHONPATH': str(STANDIN),
         'AMENT_PREFIX_PATH': os.environ.get('AMENT_PREFIX_PATH') or sys.prefix,
     }
