@@ -1,8 +1,8 @@
 """What does showing attention cost, how quick are the fleet node's decisions, and how soon does a launch decide?
 
 Launches the simulated fleet for ever and listens, first to `sparc/status` alone, then to `sparc/attention` too. The
-node's decision latency comes from its own status messages, the processor time from the operating system; start-up is
-from the launch command to the first decision heard. One launch a case; everything stays on this machine.
+node's decision latency comes from its own status messages; its processor time, from the operating system, holds all
+that it does between two decisions, steering included. Start-up is from the launch command to the first decision heard. One launch a case; everything stays on this machine.
 """
 
 from __future__ import annotations
