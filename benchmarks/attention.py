@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-
 from attention_rows import ROWS, Row
 from graph_timing import conditions, copy_time_us, empty_node_us, time_replay
+from tqdm import tqdm
+
+from attn_robotics.kernels import dispatch
 
 
 def rms(value: torch.Tensor, truth: torch.Tensor) -> float:
@@ -37,7 +37,8 @@ def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[st
     if not error <= allowed:
         return found
     del ours, low, truth
-    timing = time_replay(row.ours)
+    with dispatch.forcing('fused'):
+        timing = time_replay(row.ours)
     found.append(
         {'name': f'time/{case}/ours', 'value': timing.median_us, 'unit': 'us', 'graph': timing.graph,
          'range': [timing.low_us, timing.high_us]}
@@ -53,7 +54,9 @@ def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[st
             other = time_replay(work, eager=name in row.eager)
         except Exception as problem:
             note = str(problem).strip().splitlines()
-            found.append({'name': f'time/{case}/{name}', 'value': None, 'unit': 'us', 'note': (note or ['refused'])[0][:120]})
+            found.append(
+                {'name': f'time/{case}/{name}', 'value': None, 'unit': 'us', 'note': (note or ['refused'])[0][:120]}
+            )
             continue
         times[name] = other.median_us
         found.append({'name': f'time/{case}/{name}', 'value': other.median_us, 'unit': 'us', 'graph': other.graph})
@@ -63,7 +66,13 @@ def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[st
         if reference == 'empty':
             value = timing.median_us - empty_node_us()
             found.append(
-                {'name': f'above_empty_node/{case}', 'value': value, 'unit': 'us', 'target': factor, 'met': value <= factor}
+                {
+                    'name': f'above_empty_node/{case}',
+                    'value': value,
+                    'unit': 'us',
+                    'target': factor,
+                    'met': value <= factor,
+                }
             )
             continue
         if reference == 'copy':
@@ -76,7 +85,9 @@ def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[st
             value = times[reference] / timing.median_us
         else:
             continue
-        found.append({'name': f'ratio/{case}/{reference}', 'value': value, 'unit': 'x', 'target': factor, 'met': value >= factor})
+        found.append(
+            {'name': f'ratio/{case}/{reference}', 'value': value, 'unit': 'x', 'target': factor, 'met': value >= factor}
+        )
     return found
 
 
@@ -111,7 +122,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace `path` in one step."""
     with tempfile.NamedTemporaryFile('w', dir=path.resolve().parent, delete=False) as handle:
         handle.write(text)
-    os.replace(handle.name, path)
+    Path(handle.name).replace(path)
 
 
 def table(results: list[dict[str, object]]) -> str:
@@ -120,13 +131,15 @@ def table(results: list[dict[str, object]]) -> str:
     for entry in results:
         value = entry['value']
         shown = f'{value:12.3f}' if isinstance(value, float) and value >= 0.01 else f'{value!s:>12.12}'
-        goal = f"  goal {entry['target']:.3g}  {'met' if entry['met'] else 'MISSED'}" if 'target' in entry else ''
+        goal = f'  goal {entry["target"]:.3g}  {"met" if entry["met"] else "MISSED"}' if 'target' in entry else ''
         flag = '' if entry.get('graph', True) else '  (eager: cannot be captured)'
-        lines.append(f"{entry['name']:74} {shown} {entry['unit']:2}{goal}{flag}{'  ' + str(entry['note']) if 'note' in entry else ''}")
+        note = f'  {entry["note"]}' if 'note' in entry else ''
+        lines.append(f'{entry["name"]:74} {shown} {entry["unit"]:2}{goal}{flag}{note}')
     return '\n'.join(lines)
 
 
 def main() -> int:
+    """Parse arguments, measure, print and write; 0 when every goal is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--table', action='store_true', help='print the readable table (default unless --json alone)')
     parser.add_argument('--rows', nargs='+', choices=sorted(ROWS), default=list(ROWS), help='kernels to measure')

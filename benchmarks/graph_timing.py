@@ -57,7 +57,7 @@ def _elapsed(work: Callable[[], object], stream: torch.cuda.Stream) -> float:
     work()
     end.record(stream)
     end.synchronize()
-    return start.elapsed_time(end) * 1000.0
+    return float(start.elapsed_time(end)) * 1000.0
 
 
 @cache

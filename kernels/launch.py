@@ -1,5 +1,7 @@
 """What every Triton launch of ours needs: sizes, inline instructions, and a device to launch on."""
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
@@ -36,7 +38,9 @@ def interpreter_product(dtype: torch.dtype) -> tl.constexpr:
 def log2_positive(x):
     """Base-2 logarithm of x >= 1: one instruction, without the library's care for subnormals."""
     if APPROXIMATE:
-        return tl.inline_asm_elementwise('lg2.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1)
+        return tl.inline_asm_elementwise(
+            'lg2.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1
+        )
     else:
         return tl.log2(x)
 
@@ -45,6 +49,8 @@ def log2_positive(x):
 def root(x):
     """Square root of x >= 0: one instruction."""
     if APPROXIMATE:
-        return tl.inline_asm_elementwise('sqrt.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1)
+        return tl.inline_asm_elementwise(
+            'sqrt.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1
+        )
     else:
         return tl.sqrt(x)

@@ -38,7 +38,8 @@ class ScaleNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width)."""
-        return self.gain * x / x.norm(dim=-1, keepdim=True).clamp(min=self.eps)
+        unit: Tensor = x / x.norm(dim=-1, keepdim=True).clamp(min=self.eps)
+        return self.gain * unit
 
 
 class ActionGuidedAttention(nn.Module):
@@ -92,9 +93,7 @@ class ActionGuidedAttention(nn.Module):
         self.gate = nn.Sequential(
             nn.Linear(2 * width, small), nn.ReLU(), nn.Dropout(dropout), nn.Linear(small, width), nn.Sigmoid()
         )
-        self.classify = nn.Sequential(
-            nn.LayerNorm(width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, classes)
-        )
+        self.classify = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, classes))
 
     def open_state(
         self, streams: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -105,7 +104,9 @@ class ActionGuidedAttention(nn.Module):
             return torch.zeros(streams, *shape, device=device, dtype=dtype)
 
         seen = torch.zeros(streams, self.queue, dtype=torch.bool, device=device)
-        return ActionGuidedState(zeros(self.queue, self.classes), zeros(self.queue, self.width), seen, zeros(self.classes))
+        return ActionGuidedState(
+            zeros(self.queue, self.classes), zeros(self.queue, self.width), seen, zeros(self.classes)
+        )
 
     def attend(self, average: Tensor, logits: Tensor, embeddings: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Retrieve (B, width) and the weights (B, heads, S); used alone it answers "which past action precedes a"."""

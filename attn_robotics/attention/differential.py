@@ -39,7 +39,8 @@ class DifferentialAttention(nn.Module):
     def weight(self) -> Tensor:
         """Lambda, a scalar."""
         q1, k1, q2, k2 = self.lambdas
-        return (q1 @ k1).exp() - (q2 @ k2).exp() + self.lambda_init
+        weight: Tensor = (q1 @ k1).exp() - (q2 @ k2).exp() + self.lambda_init
+        return weight
 
     def forward(
         self, x: Tensor, memory: Tensor | None = None, keep: Tensor | None = None, edges: Tensor | None = None

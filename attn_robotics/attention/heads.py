@@ -18,7 +18,8 @@ def check_heads(width: int, heads: int) -> int:
 
 def split(x: Tensor, heads: int) -> Tensor:
     """(B, N, H x D) to (B, H, N, D)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    by_head: Tensor = x.unflatten(-1, (heads, -1))
+    return by_head.transpose(1, 2)
 
 
 def join(x: Tensor) -> Tensor:

@@ -38,7 +38,9 @@ class LogLinearAttention(nn.Module):
     ) -> None:
         super().__init__()
         if gating not in GATINGS or level_mode not in LEVEL_MODES:
-            raise ValueError(f'gating must be in {GATINGS}, level_mode in {LEVEL_MODES}; got {gating!r}, {level_mode!r}')
+            raise ValueError(
+                f'gating must be in {GATINGS}, level_mode in {LEVEL_MODES}; got {gating!r}, {level_mode!r}'
+            )
         self.head_width = check_heads(width, heads)
         self.heads, self.gating, self.level_mode = heads, gating, level_mode
         self.levels = levels_for(max_length)

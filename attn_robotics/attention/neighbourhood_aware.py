@@ -1,4 +1,4 @@
-"""Neighbourhood-aware attention of MANDATE (arXiv 2603.03106, reconstructed): average like kin, contrast with others."""
+"""Neighbourhood-aware attention of MANDATE (arXiv 2603.03106, reconstructed): average kin, contrast others."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ class NeighbourhoodAwareAttention(nn.Module):
         logits: Tensor = self.edge(torch.cat([mine, theirs, (mine - theirs).abs()], -1))[..., 0]
         return logits
 
-    def forward(
-        self, x: Tensor, neighbours: Tensor, hops: Tensor, gate: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, neighbours: Tensor, hops: Tensor, gate: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mix.
 
         Args:

@@ -28,6 +28,9 @@ class QuantumAttention(nn.Module):
         seed: of the strings, which are stored with the weights.
     """
 
+    partners: Tensor
+    signs: Tensor
+
     def __init__(self, width: int, heads: int, *, seed: int = 0) -> None:
         super().__init__()
         head = check_heads(width, heads)

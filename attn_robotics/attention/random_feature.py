@@ -29,6 +29,8 @@ class RandomFeatureAttention(nn.Module):
         seed: of the random directions, which are stored with the weights.
     """
 
+    projections: Tensor
+
     def __init__(
         self,
         width: int,

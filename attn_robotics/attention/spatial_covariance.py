@@ -70,10 +70,11 @@ def souden_weights(
     channels = speech.shape[-1]
     trace = noise.diagonal(dim1=-2, dim2=-1).real.sum(-1)
     eye = torch.eye(channels, dtype=noise.dtype, device=noise.device)
-    loaded = noise + ((loading * trace / channels).clamp(min=EPS * EPS) * 1.0)[..., None, None] * eye
+    loaded = noise + ((loading * trace / channels).clamp(min=EPS * EPS))[..., None, None] * eye
     ratio = torch.linalg.solve(loaded, speech)
     scale = wiener + ratio.diagonal(dim1=-2, dim2=-1).real.sum(-1)
-    return ratio[..., reference] / scale.clamp(min=EPS)[..., None]
+    weights: Tensor = ratio[..., reference] / scale.clamp(min=EPS)[..., None]
+    return weights
 
 
 class SpatialCovarianceAttention(nn.Module):

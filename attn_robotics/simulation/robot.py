@@ -30,9 +30,9 @@ class RobotModel:
     wheel_radius: float = 0.08
     wheel_separation: float = 0.4
     max_speed: float = 1.0
-    max_acceleration: float = 1.0
-    max_turn_rate: float = 2.0
-    max_turn_acceleration: float = 4.0
+    max_acceleration: float = 2.0
+    max_turn_rate: float = 2.5
+    max_turn_acceleration: float = 6.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor
@@ -56,7 +57,9 @@ def gravity_attention(
     if q.ndim != 4 or k.shape != v.shape or q.shape[:2] != k.shape[:2] or q.shape[3] != k.shape[3]:
         raise ValueError(f'q must be (B, H, Q, D), k and v (B, H, K, D); got {[tuple(x.shape) for x in (q, k, v)]}')
     if metric not in METRICS or placement not in PLACEMENTS:
-        raise ValueError(f'metric must be one of {METRICS} and placement of {PLACEMENTS}, got {metric!r}, {placement!r}')
+        raise ValueError(
+            f'metric must be one of {METRICS} and placement of {PLACEMENTS}, got {metric!r}, {placement!r}'
+        )
     if beta.shape != q.shape[1:2] or alpha.shape not in (q.shape[1:2], (2, q.shape[1])):
         raise ValueError(f'alpha and beta must have one entry per head ({q.shape[1]}), got {tuple(alpha.shape)}')
     if metric != 'index':
@@ -64,8 +67,9 @@ def gravity_attention(
             if positions is None or positions.ndim != 3 or positions.shape[:2] != (q.shape[0], size):
                 raise ValueError(f'metric {metric!r} needs positions_{name} of shape ({q.shape[0]}, {size}, P)')
     scale = q.shape[3] ** -0.5 if scale is None else scale
-    options = {'metric': metric, 'causal': causal, 'placement': placement, 'scale': scale}
-    definition = partial(naive.gravity_attention, **options)
+    definition: Callable[..., Tensor] = partial(
+        naive.gravity_attention, metric=metric, causal=causal, placement=placement, scale=scale
+    )
     obstacle = None
     if q.shape[3] not in (16, 32, 64, 128):
         obstacle = f'head width {q.shape[3]} is none of 16, 32, 64, 128'
@@ -81,5 +85,6 @@ def gravity_attention(
     from attn_robotics.kernels.gravity.fused import gravity_forward
 
     # 'gate_norm' is defined to equal 'logit', which needs one pass less over the row.
-    fast = partial(gravity_forward, **{**options, 'placement': 'gate' if placement == 'gate' else 'logit'})
+    kept = 'gate' if placement == 'gate' else 'logit'
+    fast = partial(gravity_forward, metric=metric, causal=causal, placement=kept, scale=scale)
     return with_definition_gradient(fast, definition, *arguments)

@@ -35,7 +35,9 @@ def log_linear_attention(
         ValueError: shapes or the form do not fit.
     """
     if q.ndim != 4 or k.shape != q.shape or v.shape[:3] != q.shape[:3] or g.shape != q.shape[:3]:
-        raise ValueError(f'q, k (B, H, T, Dk), v (B, H, T, Dv), g (B, H, T); got {[tuple(x.shape) for x in (q, k, v, g)]}')
+        raise ValueError(
+            f'q, k (B, H, T, Dk), v (B, H, T, Dv), g (B, H, T); got {[tuple(x.shape) for x in (q, k, v, g)]}'
+        )
     if lam.shape[:3] != q.shape[:3] or lam.ndim != 4 or lam.shape[3] < levels_for(q.shape[2]):
         raise ValueError(f'lam must be (B, H, T, L >= {levels_for(q.shape[2])}), got {tuple(lam.shape)}')
     if beta is not None and beta.shape != g.shape:
@@ -81,7 +83,9 @@ def log_linear_step(
         ValueError: the state does not fit.
     """
     if state.levels.shape != (*q.shape[:2], lam.shape[-1] - 1, q.shape[-1], v.shape[-1]):
-        raise ValueError(f'state {tuple(state.levels.shape)} does not fit q {tuple(q.shape)} and lam {tuple(lam.shape)}')
+        raise ValueError(
+            f'state {tuple(state.levels.shape)} does not fit q {tuple(q.shape)} and lam {tuple(lam.shape)}'
+        )
     obstacle = None
     if beta is not None:
         obstacle = 'the delta rule has no kernel'

@@ -5,6 +5,8 @@ in which chunk c reads, for every set bit b of c, the one state that level holds
 are ever read, so odd ones exist only on their way up the tree.
 """
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 import torch
@@ -166,7 +168,7 @@ def log_linear_forward(
     # A full binary tree over a padded number of chunks: level l starts at 2 padded (1 - 2^-l).
     padded = max(4, triton.next_power_of_2(chunks))
     blocks = 2 * padded
-    bases = [blocks - (blocks >> level) for level in range(depth + 3)]
+    bases = [blocks - (blocks >> level) for level in range(depth + 5)]
     out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     store = torch.float32 if q.dtype == torch.float32 else torch.bfloat16
     product = interpreter_product(q.dtype)
@@ -185,7 +187,7 @@ def log_linear_forward(
             while count > 1:
                 groups = triton.cdiv(count, 4)
                 _merge[(groups, sets * heads, key * value // part)](
-                    states, totals, blocks, *(bases + [blocks, blocks])[level : level + 3], count, PART=part, **shapes
+                    states, totals, blocks, *bases[level : level + 3], count, PART=part, **shapes
                 )
                 count, level = groups, level + 2
         _output[(chunks, sets * heads)](

@@ -188,10 +188,10 @@ def _lowest_bit(number: Tensor) -> Tensor:
 def recurrent(q: Tensor, k: Tensor, v: Tensor, g: Tensor, lam: Tensor, beta: Tensor | None = None) -> Tensor:
     """O(T log T) token by token, through `step`; not differentiable."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    state = empty_state(*q.shape[:2], lam.shape[-1], k.shape[-1], v.shape[-1], q.device, wide)
+    state = empty_state(q.shape[0], q.shape[1], lam.shape[-1], k.shape[-1], v.shape[-1], device=q.device, dtype=wide)
+    rows = []
     with torch.no_grad():
-        rows = []
         for t in range(q.shape[2]):
-            token = (x[:, :, t] for x in (q, k, v, g, lam))
-            rows.append(step(*token, state, None if beta is None else beta[:, :, t]))
+            q_t, k_t, v_t, g_t, lam_t = (x[:, :, t] for x in (q, k, v, g, lam))
+            rows.append(step(q_t, k_t, v_t, g_t, lam_t, state, None if beta is None else beta[:, :, t]))
     return torch.stack(rows, 2).to(v.dtype) if rows else v.clone()

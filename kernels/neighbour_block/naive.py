@@ -30,8 +30,6 @@ def neighbour_block(
     x = zero_padding(x, keep)
     normal = layer_norm(x, x.shape[-1:], norm_weight, norm_bias, eps)
     q, k, v = linear(normal, qkv_weight).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, N, D) each
-    mixed = neighbour_set_attention(
-        q, k, v, positions, alpha, beta, lengths, law='power', scale=q.shape[-1] ** -0.5
-    )
+    mixed = neighbour_set_attention(q, k, v, positions, alpha, beta, lengths, law='power', scale=q.shape[-1] ** -0.5)
     out = x + linear(mixed.transpose(1, 2).flatten(2), out_weight, out_bias)
     return zero_padding(out, keep) if isinstance(keep, torch.Tensor) else out

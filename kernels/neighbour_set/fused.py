@@ -3,6 +3,8 @@
 The distance is computed once per pair and shared by the program's heads. The softmax works in base 2.
 """
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 import torch

@@ -58,16 +58,17 @@ def polynomial_mix(
     real = torch.ones(projected.shape[:2], dtype=wide, device=projected.device) if keep is None else keep.to(wide)
     features = features * real[..., None]
     past = projected.new_zeros(projected.shape[0], dtype=wide) if count is None else count.to(wide)
-    before = 0.0 if state is None else state.to(wide) * past[:, None]
+    empty = features.new_zeros(features.shape[0], features.shape[2])
+    before = empty if state is None else state.to(wide) * past[:, None]
     if causal:
         seen = past[:, None] + real.cumsum(1)  # (B, N)
-        total = features.cumsum(1) + (before if state is None else before[:, None])
+        total = features.cumsum(1) + before[:, None]
     else:
         seen = (past + real.sum(1))[:, None]
-        total = features.sum(1, keepdim=True) + (before if state is None else before[:, None])
+        total = features.sum(1, keepdim=True) + before[:, None]
     mean = total / seen.clamp(min=1.0)[..., None]
     out = gate_of(gate.to(wide), coefficients) * mean
     if keep is not None:
         out = out.masked_fill(~keep[..., None], 0.0)
-    last = mean[:, -1] if mean.shape[1] else (before if state is not None else features.sum(1))
+    last = mean[:, -1] if mean.shape[1] else empty if state is None else state.to(wide)
     return out.to(projected.dtype), last, past + real.sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor
@@ -51,15 +52,17 @@ def preference_block_attention(
         raise ValueError(f'count must be positive and key_block divide query_block, got {count}, {key_block}')
     scale = q.shape[3] ** -0.5 if scale is None else scale
     blocks = select_blocks(guide_q.detach(), guide_k.detach(), count, query_block, key_block)
-    sizes = {'query_block': query_block, 'key_block': key_block, 'scale': scale}
     obstacle = None
     if q.shape[3] not in (16, 32, 64, 128) or any(x not in (16, 32, 64, 128) for x in (query_block, key_block)):
         obstacle = f'head width {q.shape[3]} or blocks {query_block}, {key_block} are no tile of the kernel'
     elif q.numel() == 0:
         obstacle = 'nothing to compute'
-    definition = partial(attend_blocks, **sizes)
+    definition: Callable[..., Tensor] = partial(
+        attend_blocks, query_block=query_block, key_block=key_block, scale=scale
+    )
     if dispatch.choose('preference_sparse', q, obstacle=obstacle) == 'naive':
         return definition(q, k, v, blocks)
     from attn_robotics.kernels.preference_sparse.fused import preference_block_forward
 
-    return with_definition_gradient(partial(preference_block_forward, **sizes), definition, q, k, v, blocks)
+    fast = partial(preference_block_forward, query_block=query_block, key_block=key_block, scale=scale)
+    return with_definition_gradient(fast, definition, q, k, v, blocks)

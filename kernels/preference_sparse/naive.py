@@ -94,7 +94,8 @@ def _pool(guide: Tensor, block: int) -> Tensor:
     size = torch.full((total.shape[1], 1), float(block), dtype=total.dtype, device=total.device)
     if padding:
         size[-1] = block - padding
-    return total / size
+    mean: Tensor = total / size
+    return mean
 
 
 def attend_blocks(

@@ -4,6 +4,8 @@ Keys: splits of the sequence each sum features times values around their own max
 Queries: features, normalisation and the product with the sum in one pass. The query norm cancels and is never computed.
 """
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 import torch

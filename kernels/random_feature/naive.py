@@ -1,7 +1,7 @@
 """Attention by positive random features of a learned geometry (DARKFormer): definitions.
 
 Source: DARKFormer (arXiv 2603.04127) Eq. 3, on top of Performer (arXiv 2009.14794). With Sigma = M^T M the kernel is
-exp(q^T Sigma k), estimated without bias by phi(x; w) = m^-1/2 exp(w . Mx - |Mx|^2 / 2), w ~ N(0, I). M = I is Performer.
+exp(q^T Sigma k), estimated without bias by phi(x; w) = m^-1/2 exp(w . Mx - |Mx|^2 / 2), w ~ N(0, I). M = I: Performer.
 """
 
 from __future__ import annotations
@@ -91,7 +91,12 @@ def exact_attention(
 
 
 def draw_projections(
-    features: int, width: int, generator: torch.Generator, *, orthogonal: bool = True, dtype: torch.dtype = torch.float32
+    features: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    orthogonal: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """(features, width) standard normal directions, orthogonal within blocks of `width` rows when asked.
 
@@ -116,16 +121,19 @@ def optimal_covariance(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     if float(values.max()) >= 0.5:
         raise ValueError(f'the largest eigenvalue must be below 0.5, got {float(values.max()):.3f}; scale the inputs')
-    return vectors @ torch.diag((1 + 2 * values) / (1 - 2 * values)) @ vectors.T
+    best: Tensor = vectors @ torch.diag((1 + 2 * values) / (1 - 2 * values)) @ vectors.T
+    return best
 
 
 def importance_log_ratio(projections: Tensor, covariance: Tensor) -> Tensor:
     """(m,) log p_I(w) / p_covariance(w) of rows w drawn from N(0, covariance)."""
     inverse = torch.linalg.inv(covariance)
     square = (projections @ inverse * projections).sum(-1) - projections.square().sum(-1)
-    return (square + torch.logdet(covariance)) / 2
+    ratio: Tensor = (square + torch.logdet(covariance)) / 2
+    return ratio
 
 
 def effective_samples(log_feature: Tensor) -> Tensor:
     """How many of the m features carry a row: (sum f)^2 / sum f^2, between 1 and m."""
-    return (2 * log_feature.logsumexp(-1) - (2 * log_feature).logsumexp(-1)).exp()
+    log_count: Tensor = 2 * log_feature.logsumexp(-1) - (2 * log_feature).logsumexp(-1)
+    return log_count.exp()

@@ -62,8 +62,8 @@ def relation_attention(
         if dispatch.choose('relation', q, obstacle=obstacle or _obstacle(q, k, query_table)) == 'fused':
             from attn_robotics.kernels.relation.fused import relation_forward
 
-            def definition(*arguments: Tensor) -> Tensor:
-                return table_relation_attention(*arguments, scale)[0]
+            def definition(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, relation: Tensor) -> Tensor:
+                return table_relation_attention(q, k, v, a, b, relation, scale)[0]
 
             fast = partial(relation_forward, scale=scale)
             return with_definition_gradient(fast, definition, q, k, v, query_table, key_table, relation), None

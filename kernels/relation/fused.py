@@ -5,6 +5,8 @@ its queries' products with all rows of b once and its keys' products with all ro
 products, and then gathers two scalars per pair. Small sets share a tile: pairs of different sets are masked.
 """
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 import torch

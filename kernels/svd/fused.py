@@ -4,6 +4,8 @@ Cyclic Jacobi with the tournament ordering: a sweep is d - 1 rounds, a round rot
 columns at once. Library solvers run one small problem at a time, so a batch costs them far more than its arithmetic.
 """
 
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
 from __future__ import annotations
 
 import torch
@@ -12,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attn_robotics.kernels.launch import interpreter_product, on_device_of
-from attn_robotics.kernels.svd.naive import Factorisation
+from attn_robotics.kernels.svd.naive import NOISE, Factorisation
 
 SWEEPS = 6  # random symmetric matrices of width 64 reach float32 accuracy after five to six
 
@@ -42,7 +44,7 @@ def _gram(
 @triton.jit
 def _jacobi(
     partial, tokens, spectrum, energy, counts, splits, rank, sweeps,
-    WIDTH: tl.constexpr,
+    WIDTH: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
     """Eigen-decomposition of one Gram matrix; writes the leading `rank` components, scaled."""
     b = tl.program_id(0).to(tl.int64)
@@ -80,6 +82,9 @@ def _jacobi(
         a = cosine[:, None] * turned + weight[:, None] * tl.gather(turned, by_row, 0)
     value = tl.maximum(tl.sum(tl.where(diagonal, a, 0.0), 1), 0.0)
     value_row = tl.maximum(tl.sum(tl.where(diagonal, a, 0.0), 0), 0.0)
+    noise = NOISE * 1.1920929e-07 * tl.max(value, 0)
+    value = tl.where(value > noise, value, 0.0)
+    value_row = tl.where(value_row > noise, value_row, 0.0)
     ahead = (value_row[None, :] > value[:, None]) | ((value_row[None, :] == value[:, None]) & (i[None, :] < i[:, None]))
     place = tl.sum(ahead.to(tl.int32), 1)
     length = tl.sqrt(value)
@@ -116,6 +121,6 @@ def factorise_fused(
             HAS_KEEP=kept is not None, ITEMS=64, WIDTH=width, PRODUCT=interpreter_product(history.dtype), num_warps=4,
         )  # fmt: skip
         _jacobi[(sets,)](
-            partial, tokens, spectrum, energy, counts, splits, rank, sweeps, WIDTH=width, num_warps=warps
+            partial, tokens, spectrum, energy, counts, splits, rank, sweeps, WIDTH=width, NOISE=NOISE, num_warps=warps
         )
     return Factorisation(tokens, spectrum, energy)

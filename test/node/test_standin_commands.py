@@ -58,14 +58,10 @@ rclpy.spin(node)
 
 
 @pytest.fixture(scope='module')
-def environment(tmp_path_factory):
+def environment():
     return os.environ | {
         'PYTHONPATH': str(STANDIN),
         'AMENT_PREFIX_PATH': os.environ.get('AMENT_PREFIX_PATH') or sys.prefix,
-        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'ROS_LOG_DIR': str(tmp_path_factory.mktemp('log')),
-        'PYTHONUNBUFFERED': '1',
     }
 
 

@@ -22,7 +22,7 @@ from attn_robotics.systems.sparc.actions import MOVES, STAY
 from attn_robotics.systems.sparc.distance_fields import distance_field
 from attn_robotics.systems.sparc.execution import ExecutionGraph
 from attn_robotics.systems.sparc.motion import CellController, MotionLimits
-from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig
+from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
 
 ACTIVE, ARRIVED, BLOCKED, LOST, WAITING = range(5)
 
@@ -34,8 +34,14 @@ class FleetError(ValueError):
 class Policy(Protocol):
     """What decides: the attentive network, or anything with the same face."""
 
-    def reset(self, grid: NDArray[np.bool_], goals: NDArray[np.int32], distances: NDArray[np.int16]) -> None:
-        """Start on a map: grid (H, W), goals (N, 2), distances (N, H, W)."""
+    @property
+    def priorities(self) -> NDArray[np.float64]:
+        """(N,) who goes first; the network and the shield must agree on it."""
+
+    def reset(
+        self, grid: NDArray[np.bool_], goals: NDArray[np.int32], distances: NDArray[np.int16], *, seed: int
+    ) -> None:
+        """Start on a map: grid (H, W), goals (N, 2), distances (N, H, W), seed of the priorities' fractions."""
 
     def set_goals(self, goals: NDArray[np.int32], distances: NDArray[np.int16], robots: NDArray[np.intp]) -> None:
         """Change goals: goals (M, 2), distances (M, H, W), robots (M,) whose they are."""
@@ -68,8 +74,8 @@ class FleetConfig:
     horizon: int = 3
     shortest_s: float = 0.5
     ready_lag: int = 1
-    ready_share: float = 0.7
-    patience_s: float = 1.5
+    ready_share: float = 1.0
+    patience_s: float = 3.0
     stall_s: float = 3.0
     retry_s: float = 5.0
     lost_s: float = 2.0
@@ -84,7 +90,6 @@ class Proposal:
         cells: (N, 2) planned cells.
         goals: (N, 2).
         distances: (N, H, W) path distances to the goals.
-        priorities: (N,).
         last_actions: (N,) int8.
         frozen: (N,) robots that stay whatever happens.
         need_attention: whether somebody wants to see attention weights.
@@ -93,7 +98,6 @@ class Proposal:
     cells: NDArray[np.int32]
     goals: NDArray[np.int32]
     distances: NDArray[np.int16]
-    priorities: NDArray[np.float64]
     last_actions: NDArray[np.int8]
     frozen: NDArray[np.bool_]
     need_attention: bool
@@ -152,11 +156,10 @@ class Fleet:
         self._policy_lock = threading.Lock()
         self._shield = Shield(grid, dataclasses.replace(shield or ShieldConfig(), allow_rotation=False))
         self._rng = np.random.default_rng(self.config.seed)
-        self._priorities = Priorities(len(names), self.config.seed)
         self.goals = starts.astype(np.int32).copy()
         self._has_goal = np.zeros(len(names), bool)
         self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
-        self._policy.reset(grid, self.goals, self._distances)
+        self._policy.reset(grid, self.goals, self._distances, seed=self.config.seed)
         self._graph = ExecutionGraph(starts, horizon=self.config.horizon)
         self._controller = CellController(len(names), limits)
         self._last_actions = np.full(len(names), STAY, np.int8)
@@ -241,7 +244,7 @@ class Fleet:
         self._shield = Shield(grid, self._shield.config)
         self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
         with self._policy_lock:
-            self._policy.reset(grid, self.goals, self._distances)
+            self._policy.reset(grid, self.goals, self._distances, seed=self.config.seed)
 
     def observe(self, robot: int, pose: tuple[float, float, float], now_s: float) -> None:
         """Take a robot's newest pose: x, y [m], yaw [rad] in the map frame, seen at `now_s`."""
@@ -278,7 +281,6 @@ class Fleet:
             cells=self._graph.planned(),
             goals=self.goals,
             distances=self._distances,
-            priorities=self._priorities.values.copy(),
             last_actions=self._last_actions.copy(),
             frozen=self._graph.full() | self._halted(),
             need_attention=need_attention,
@@ -290,10 +292,11 @@ class Fleet:
         with self._policy_lock:
             log_probs = self._policy.step(proposal.cells, proposal.last_actions, need_attention=proposal.need_attention)
             attention = self._policy.attention() if proposal.need_attention else {}
+            priorities = self._policy.priorities.copy()
         actions = self._shield.decide(
             proposal.cells,
             log_probs,
-            proposal.priorities,
+            priorities,
             proposal.goals,
             proposal.distances,
             rng=self._rng,
@@ -312,7 +315,6 @@ class Fleet:
             return False
         next_cells = decision.cells + MOVES[decision.actions]
         self._graph.append(next_cells)
-        self._priorities.update((next_cells == self.goals).all(axis=1))
         self._last_actions = decision.actions
         self.tick += 1
         return True

@@ -39,9 +39,9 @@ class MotionLimits:
     """
 
     max_speed: float = 1.0
-    max_acceleration: float = 1.0
-    max_turn_rate: float = 2.0
-    max_turn_acceleration: float = 4.0
+    max_acceleration: float = 2.0
+    max_turn_rate: float = 2.5
+    max_turn_acceleration: float = 6.0
     latency_s: float = 0.0
     roll_on_s: float = 0.25
     arrival_m: float = 0.08

@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Find the launch file, check its arguments, run it."""
-    from launch import LaunchService
     from launch.actions import IncludeLaunchDescription
     from launch.launch_description import LaunchDescription
     from launch.launch_description_sources import (
@@ -37,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
         get_launch_description_from_python_launch_file,
     )
     from launch.logging import get_logger, launch_config
+
+    from launch import LaunchService
 
     path, words = find_launch_file(args.package_name, args.rest)
     given = parse_arguments(words)

@@ -36,13 +36,22 @@ def self_mix(name, layer, x, keep=None):
     return calls[name]()
 
 
-MASKED = ('neighbour_set', 'gravity', 'differential', 'log_linear', 'random_feature', 'polynomial', 'preference_sparse', 'quantum')
+MASKED = (
+    'neighbour_set',
+    'gravity',
+    'differential',
+    'log_linear',
+    'random_feature',
+    'polynomial',
+    'preference_sparse',
+    'quantum',
+)
 
 
 def test_every_name_builds_and_a_wrong_one_lists_the_others():
     for name in names():
         assert sum(p.numel() for p in build(name).parameters()) > 0
-    with pytest.raises(ValueError, match='unknown mechanism .*gravity'):
+    with pytest.raises(ValueError, match=r'unknown mechanism .*gravity'):
         create('telepathy')
     with pytest.raises(ValueError, match='unexpected keyword'):
         create('gravity', width=8, heads=2, colour='red')
@@ -104,9 +113,7 @@ def test_causal_layers_do_not_read_the_future(name, config):
     guide = torch.randn(1, 9, 4, dtype=torch.float64)
     changed = x.clone()
     changed[:, 6] += 1.0
-    one, other = (
-        layer(y, guide)[0] if name == 'preference_sparse' else self_mix(name, layer, y) for y in (x, changed)
-    )
+    one, other = (layer(y, guide)[0] if name == 'preference_sparse' else self_mix(name, layer, y) for y in (x, changed))
     torch.testing.assert_close(one[:, :6], other[:, :6], rtol=0, atol=0)
     assert not torch.equal(one[:, 6:], other[:, 6:])
 
@@ -119,7 +126,9 @@ def test_layers_without_positions_are_permutation_equivariant(name):
     torch.testing.assert_close(self_mix(name, layer, x[:, order]), self_mix(name, layer, x)[:, order])
 
 
-@pytest.mark.parametrize('config', [{}, {'gating': 'delta'}, {'level_mode': 'bounded'}, {'level_mode': 'linear'}], ids=str)
+@pytest.mark.parametrize(
+    'config', [{}, {'gating': 'delta'}, {'level_mode': 'bounded'}, {'level_mode': 'linear'}], ids=str
+)
 def test_log_linear_streams_equal_sequences(config):
     layer = build('log_linear', max_length=32, **config).float()
     x = torch.randn(2, 20, WIDTH)

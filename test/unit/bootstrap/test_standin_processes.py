@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-from launch import LaunchDescription, LaunchService
 from launch.actions import EmitEvent, ExecuteProcess, LogInfo, RegisterEventHandler, Shutdown, TimerAction
 from launch.actions.execute_process import DEFAULT_PATIENCE_S
 from launch.event_handlers import OnProcessExit, OnProcessIO, OnProcessStart, OnShutdown
@@ -14,6 +13,8 @@ from launch.events import Shutdown as ShutdownEvent
 from launch.events import matches_action
 from launch.events.process import ShutdownProcess, SignalProcess
 from launch.substitutions import LocalSubstitution
+
+from launch import LaunchDescription, LaunchService
 
 STUBBORN = "trap '' INT TERM; echo ready; while :; do sleep 0.05; done"
 PATIENT = 'echo ready; exec sleep 1000'

@@ -3,7 +3,6 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from launch import LaunchContext
 from launch.conditions import IfCondition, LaunchConfigurationEquals, LaunchConfigurationNotEquals, UnlessCondition
 from launch.substitutions import (
     AllSubstitution,
@@ -23,6 +22,8 @@ from launch.substitutions import (
     TextSubstitution,
 )
 from launch_ros.parameter_descriptions import ParameterValue, evaluate_parameters
+
+from launch import LaunchContext
 
 
 def value(substitution, **configurations):

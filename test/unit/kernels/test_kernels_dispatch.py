@@ -32,14 +32,22 @@ def test_forcing_ends_with_its_block():
     assert dispatch.last('neighbour_set').path == 'naive'
 
 
+def test_a_kernel_no_gpu_has_proven_runs_only_when_forced(monkeypatch):
+    tensor = torch.zeros(1)
+    monkeypatch.setattr(dispatch, '_device_obstacle', lambda _: None)
+    assert dispatch.choose('svd', tensor) == 'naive' and 'not proven' in dispatch.last('svd').reason
+    with dispatch.forcing('fused'):
+        assert dispatch.choose('svd', tensor) == 'fused'
+
+
 def test_float64_is_left_to_the_definition():
     assert dispatch.choose('probe', torch.zeros(1, dtype=torch.float64)) == 'naive'
 
 
 def test_operators_import_without_triton():
     code = (
-        "import sys, importlib, pkgutil, attn_robotics.kernels as k\n"
-        "for m in pkgutil.iter_modules(k.__path__):\n"
+        'import sys, importlib, pkgutil, attn_robotics.kernels as k\n'
+        'for m in pkgutil.iter_modules(k.__path__):\n'
         "    if m.name != 'launch': importlib.import_module('attn_robotics.kernels.' + m.name)\n"
         "assert 'triton' not in sys.modules, 'triton was imported'\n"
     )

@@ -37,7 +37,9 @@ def test_all_forms_agree(tokens, delta):
     truth = log_linear_attention(q, k, v, g, lam, beta, form='dense')
     for chunk in (4, 16):
         torch.testing.assert_close(naive.chunked(q, k, v, g, lam, beta, chunk=chunk), truth, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(log_linear_attention(q, k, v, g, lam, beta, form='recurrent'), truth, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        log_linear_attention(q, k, v, g, lam, beta, form='recurrent'), truth, rtol=1e-10, atol=1e-10
+    )
 
 
 def test_equal_level_weights_are_gated_linear_attention():

@@ -36,7 +36,9 @@ def test_neighbour_block_is_as_accurate_as_torch(members, width, heads, dtype, d
 
 @pytest.mark.parametrize(('query_block', 'key_block'), [(16, 16), (32, 16)], ids=str)
 @pytest.mark.parametrize('tokens', [5, 150])
-def test_block_sparse_kernel_is_as_accurate_as_torch(query_block, key_block, tokens, device, three_ways, poisoned_empty):
+def test_block_sparse_kernel_is_as_accurate_as_torch(
+    query_block, key_block, tokens, device, three_ways, poisoned_empty
+):
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 2, 2, tokens, 16, device=device)
     guide = normalize(torch.randn(2, tokens, 8, device=device), dim=-1)

@@ -42,9 +42,10 @@ def test_robots_stand_at_the_centres_of_their_cells_and_look_along_x(body):
 def test_a_robot_drives_as_far_as_speed_and_acceleration_say(body):
     simulator = EmbeddedSimulator(draw(ROOM, [[2, 0]]), body=body)
     drive(simulator, 1.0, 0.0, 3.0)
-    # 1 m/s^2 up to 1 m/s, then constant: 0.5 m + 2 m
+    # 2 m/s^2 up to 1 m/s, then constant: 0.25 m + 2.5 m
     x, y, yaw = simulator.poses()[0]
-    assert x - 0.5 == pytest.approx(2.5, abs=0.08)
+    assert simulator.world.robot.max_acceleration == 2.0
+    assert x - 0.5 == pytest.approx(2.75, abs=0.08)
     np.testing.assert_allclose([y, yaw], [3.5, 0], atol=5e-3)
     assert simulator.velocities()[0, 0] == pytest.approx(1.0, abs=0.03)
 
@@ -57,15 +58,16 @@ def test_speed_and_acceleration_limits_hold_whatever_is_commanded(body):
         simulator.step(0.05)
         speeds.append(float(simulator.velocities()[0, 0]))
     assert max(speeds) < 1.05
-    assert np.abs(np.diff(speeds)).max() < 1.3 * 1.0 * 0.05 + 0.02
+    assert np.abs(np.diff(speeds)).max() < 1.3 * simulator.world.robot.max_acceleration * 0.05 + 0.02
 
 
 def test_a_robot_turns_to_the_left_for_positive_rates_and_stays_on_the_spot(body):
     simulator = EmbeddedSimulator(draw(ROOM, [[2, 3]]), body=body)
     drive(simulator, 0.0, 1.0, 1.5)
-    # 4 rad/s^2 up to 1 rad/s: 0.125 rad + 1.25 rad
+    # 6 rad/s^2 up to 1 rad/s: 0.083 rad + 1.333 rad
     x, y, yaw = simulator.poses()[0]
-    assert yaw == pytest.approx(1.375, abs=0.05)
+    assert simulator.world.robot.max_turn_acceleration == 6.0
+    assert yaw == pytest.approx(1.417, abs=0.05)
     np.testing.assert_allclose([x, y], [3.5, 3.5], atol=0.01)
     drive(simulator, 0.0, 1.0, 4.0)
     assert -np.pi <= simulator.poses()[0, 2] <= np.pi

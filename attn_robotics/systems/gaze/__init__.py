@@ -1,0 +1,1 @@
+"""Gaze shifts as people make them: target selection, motor model, learned motion, score (a reconstruction)."""
