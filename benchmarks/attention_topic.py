@@ -1,8 +1,9 @@
 """What does showing attention cost, how quick are the fleet node's decisions, and how soon does a launch decide?
 
 Launches the simulated fleet for ever and listens, first to `sparc/status` alone, then to `sparc/attention` too. The
-node's decision latency comes from its own status messages, the processor time from the operating system; start-up is
-from the launch command to the first decision heard. One launch a case; everything stays on this machine.
+node's decision latency comes from its own status messages; its processor time, from the operating system, holds all
+that it does between two decisions, steering included. Start-up is from the launch command to the first decision heard.
+One launch a case; everything stays on this machine.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from attn_robotics.systems.sparc.report import Row, conditions, table, write_jso
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
 
 LIMIT_S = 120.0
+WARM_UP = 3  # decisions
 
 
 class Listener:
@@ -75,7 +77,7 @@ def watch(node: Any, planner: psutil.Process, decisions: int, with_attention: bo
     if extra is not None:
         spin_until(node, lambda: extra.heard, 'attention')
     statuses = Listener(node, FleetStatus, 'sparc/status')
-    spin_until(node, lambda: statuses.heard, 'decision')
+    spin_until(node, lambda: len(statuses.heard) >= WARM_UP, 'decision')
     begin, wall = processor_s(planner), time.perf_counter()
     first = len(statuses.heard)
     with tqdm(total=decisions, desc=label, disable=not sys.stderr.isatty()) as progress:

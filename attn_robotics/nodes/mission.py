@@ -77,8 +77,11 @@ class MissionNode(AttnNode):
             self.create_subscription(TFMessage, '/tf', self._on_transforms, qos.TRANSFORMS),
             self.create_subscription(UInt32, 'simulator/contacts', self._on_contacts, qos.LATCHED),
             self.create_subscription(FleetStatus, 'sparc/status', self._on_status, qos.STATE),
-            self.create_subscription(AttentionMap, 'sparc/attention', self._on_attention, qos.STATE),
         ]
+        if p.out:  # only pictures need it, and listening makes the planner compute it
+            self._listeners.append(
+                self.create_subscription(AttentionMap, 'sparc/attention', self._on_attention, qos.STATE)
+            )
         self._timer = self.create_timer(1.0 / p.frame_rate, self._watch, autostart=False)
 
     def activate(self) -> None:
@@ -150,7 +153,7 @@ class MissionNode(AttnNode):
         mission, now_s = self._mission, self._now_s()
         for robot in mission.advance(now_s):
             self._send_goal(robot)
-        if mission.has_started:
+        if mission.has_started and self.params.out:
             goals = self._world.frame.to_xy(mission.goals)
             self._recording.add(now_s, mission.positions, self._edges, goals)
         if now_s - self._said_s >= 3.0 or mission.is_over:

@@ -174,6 +174,11 @@ class AttnNode(LifecycleNode):
         """Give everything back when the process leaves."""
         self.on_shutdown(LifecycleState('', 0))
 
+    def destroy_node(self) -> None:
+        """Leave the graph; rclpy alone would keep a lifecycle node there until Python collects its state machine."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # Diagnostics.
     def drop(self, reason: str, detail: str = '') -> None:
         """Count an input that was refused, and log it at most every five seconds a reason."""

@@ -109,7 +109,7 @@ def test_parameter_tables_are_those_of_the_classes(node):
         if isinstance(value, type) and getattr(value, 'Params', None) and value.__module__ == module.__name__
     ]
     shown = re.search(rf'<!-- parameters: {node} -->\n(.*?)\n<!-- end -->', README, re.DOTALL)[1]
-    assert shown.strip() == table(kind.Params), 'renew the tables with: python bootstrap/docs.py'
+    assert shown.strip() == table(kind.Params), 'renew the tables with: python docs/parameters.py'
 
 
 @pytest.fixture

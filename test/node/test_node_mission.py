@@ -121,6 +121,15 @@ def test_a_mission_that_stays_does_not_end_the_process(graph, mission):
     assert not node.is_done and node.exit_code == 0
 
 
+def test_without_pictures_a_mission_asks_for_no_attention_and_keeps_no_frames(graph, mission):
+    node = mission(out='')
+    graph.until(lambda: graph.state(node) == 'active')
+    stand(graph, node, goals_of(node))
+    graph.until(lambda: node.is_done, 'the end')
+    assert not node.count_subscribers('sparc/attention') and not node._recording.times_s
+    assert node.exit_code == 0
+
+
 def test_lifelong_sends_who_arrives_to_a_new_goal(graph, mission):
     node = mission(lifelong=True, timeout_s=1e5, out='')
     goals = graph.hear(PoseStamped, 'robot_0/goal_pose', qos.LATCHED)

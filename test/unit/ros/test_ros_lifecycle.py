@@ -125,6 +125,13 @@ def test_closing_stops_before_it_releases(graph):
     assert node.deeds == ['configure', 'activate', 'deactivate', 'release']
 
 
+def test_a_destroyed_node_leaves_the_graph_at_once(graph):
+    node = graph.start(Demo)
+    graph.until(lambda: 'demo' in graph.tester.get_node_names())
+    graph.stop(node)
+    assert node is not None and 'demo' not in graph.tester.get_node_names()
+
+
 def test_diagnostics_tell_the_state_from_birth_on(graph):
     heard = graph.hear(DiagnosticArray, '/diagnostics')
     node = graph.start(Demo, autostart=False)
