@@ -49,8 +49,9 @@ def digest(paths: Iterable[Path], *extra: str) -> str:
 
 
 def has_system_ros() -> bool:
-    """Whether a ROS 2 Jazzy is sourced in this shell."""
-    return os.environ.get('ROS_DISTRO') == 'jazzy' and shutil.which('ros2') is not None
+    """Whether a ROS 2 Jazzy is sourced in this shell, other than the one that this script makes."""
+    command = shutil.which('ros2')
+    return os.environ.get('ROS_DISTRO') == 'jazzy' and command is not None and VENV not in Path(command).parents
 
 
 def check_machine() -> None:
@@ -109,7 +110,9 @@ def create_environment(log: Path) -> None:
     """Create the virtual environment; with a real ROS it sees the system's packages."""
     shutil.rmtree(VENV, ignore_errors=True)
     options = ['--system-site-packages'] if has_system_ros() else []
-    run([sys.executable, '-m', 'venv', *options, str(VENV)], log)
+    # Started from the environment itself (after `source setup.bash`), its own Python must not make it anew.
+    python = sys.executable if sys.prefix == sys.base_prefix else getattr(sys, '_base_executable', sys.executable)
+    run([python, '-m', 'venv', *options, str(VENV)], log)
 
 
 def install_wheels(log: Path) -> None:
@@ -227,13 +230,17 @@ def prepare() -> None:
         except BlockingIOError:
             say('another preparation is under way in this checkout; waiting for it')
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for name, explanation, action, inputs in steps():
+        todo = steps()
+        if not PYTHON.exists():
+            (STATE / todo[0][0]).unlink(missing_ok=True)
+        for number, (name, explanation, action, inputs) in enumerate(todo):
             stamp = STATE / name
             if stamp.exists() and stamp.read_text() == inputs:
                 continue
             say(f'{explanation} ...')
             start = time.monotonic()
-            stamp.unlink(missing_ok=True)
+            for later, *_ in todo[number:]:  # each step builds on those before it
+                (STATE / later).unlink(missing_ok=True)
             log = STATE / f'{name}.log'
             log.unlink(missing_ok=True)
             action(log)
