@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
 
 from attn_robotics.paths import config_folders
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError
@@ -118,7 +120,9 @@ class HostedNode:
         name: of the node.
         namespace: absolute.
         foreign: parameters that the host has for itself, should they be set for every node of the process.
-        on_end: called in the node's thread after it was closed.
+
+    The constructor builds the node, `start` lets it run: so that all nodes of a process have said what engine they want
+    before the first of them makes it.
 
     Attributes:
         state: what became of it.
@@ -134,20 +138,34 @@ class HostedNode:
         namespace: str,
         *,
         foreign: Collection[str] = (),
-        on_end: Callable[[HostedNode], None] = lambda hosted: None,
     ) -> None:
         self.name = f'{namespace.rstrip("/")}/{name}'
         self.state: State = 'starting'
         self.problem = ''
         self.node: AttnNode | None = None
         self.exit_code = 0
-        self._on_end = on_end
         self._stop = threading.Event()
         self._executor = SingleThreadedExecutor()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         # Rules of the node go before those of the process, whose name and namespace are the container's.
         rules = ['--ros-args', '-r', f'__node:={name}', '-r', f'__ns:={namespace}']
-        self._options = {'cli_args': rules, 'foreign': foreign}
-        self._thread = threading.Thread(target=self._run, args=(kind,), name=name, daemon=True)
+        try:
+            self.node = kind(cli_args=rules, foreign=foreign)
+        except Exception as error:  # whatever it is, the others go on
+            self._fail(error)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self.state in ('ended', 'failed')
+
+    def start(self, on_end: Callable[[HostedNode], None]) -> None:
+        """Let it run.
+
+        Args:
+            on_end: called in the node's thread after it was closed.
+        """
+        self._on_end = on_end
         self._thread.start()
 
     def stop(self) -> None:
@@ -159,30 +177,35 @@ class HostedNode:
         """Wait for its end."""
         self._thread.join()
 
-    def _run(self, kind: type[AttnNode]) -> None:
+    def _run(self) -> None:
         try:
-            self.node = node = kind(**self._options)
-            self._executor.add_node(node)
-            self.state = 'running'
-            while not self._stop.is_set() and not node.is_done:
-                self._executor.spin_once(timeout_sec=0.1)
-            self.exit_code = node.exit_code
-            self.state = 'ended'
-        except ExternalShutdownException:
-            self.state = 'ended'
+            if self.node is not None:
+                self._spin(self.node)
         except Exception as error:
             self._fail(error)
         try:
             self._close()
         except Exception as error:  # what it holds can't be given back; the others go on all the same
             self._fail(error)
+        if self.state != 'failed':
+            self.state = 'ended'
         self._on_end(self)
+
+    def _spin(self, node: AttnNode) -> None:
+        self.state = 'running'
+        self._executor.add_node(node)
+        with suppress(ExternalShutdownException):
+            while not self._stop.is_set() and not node.is_done:
+                self._executor.spin_once(timeout_sec=0.1)
+        self.exit_code = node.exit_code
 
     def _fail(self, error: Exception) -> None:
         self.state, self.exit_code = 'failed', 1
+        if isinstance(error, AttnNode.EXPECTED):
+            self.problem = one_line(error)
+            return
         self.problem = one_line(f'{type(error).__name__}: {error}')
-        if self.node is not None:
-            self.node.get_logger().fatal(f'failed, the other nodes go on: {self.problem}\n{traceback.format_exc()}')
+        get_logger(self.name.strip('/').replace('/', '.')).error(''.join(traceback.format_exception(error)))
 
     def _close(self) -> None:
         node, self.node = self.node, None
