@@ -1,6 +1,6 @@
 """The attention runtime: models behind services, and a KServe v2 door where one is wanted.
 
-ros2 launch attn_robotics attention_runtime.launch.py preload:="['small_transformer']" door_port:=8000
+ros2 launch attn_robotics attention_runtime.launch.py preload:=small_transformer door_port:=8000
 """
 
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, SetEnvironmentVariable
@@ -19,7 +19,6 @@ ARGUMENTS = (
     ('max_request_mib', '256', 'largest request [MiB]', int),
     ('shm_ttl_s', '10.0', 'unfetched answers in shared memory are removed after this time [s]', float),
     ('shm_limit_mib', '1024', 'most that answers in shared memory may take before they are fetched [MiB]', int),
-    ('nodes', '', 'host these in the same process and engine, separated by commas, such as sparc_fleet', None),
     ('namespace', '', 'namespace of the node', None),
     ('use_sim_time', 'false', 'follow /clock', bool),
     ('params_file', '', 'YAML with parameters that win over all of these', None),
@@ -35,24 +34,19 @@ def listed(context, name: str) -> list[str]:
 
 
 def everything(context) -> list:
-    """Build the node; here, since it runs in a container when it has company."""
+    """Build the node; here, since lists come as text."""
     values = {
         name: ParameterValue(LaunchConfiguration(name), value_type=kind) for name, _, _, kind in ARGUMENTS if kind
     }
     for name in ('models', 'preload'):
         if found := listed(context, name):
             values[name] = found
-    company = listed(context, 'nodes')
-    parameters: list = [values]
-    if company:
-        parameters = [{'nodes': ['attention_runtime', *company]}]
-    if path := LaunchConfiguration('params_file').perform(context):
-        parameters.append(path)
+    path = LaunchConfiguration('params_file').perform(context)
     node = Node(
         package='attn_robotics',
-        executable='container' if company else 'attention_runtime',
+        executable='attention_runtime',
         output='screen',
-        parameters=parameters,
+        parameters=[values, *([path] if path else [])],
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
     )
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), node])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -221,6 +222,7 @@ class AttentionRuntime(AttnNode):
         future = self._load(name)
         future.add_done_callback(self._count_load)
         self._then(future, deferred, 'load_model', lambda status: self._fill_load(deferred.response, status))
+        future.add_done_callback(self._changed)
 
     def _count_load(self, future: Future[Any]) -> None:
         with self._lock:
@@ -237,6 +239,7 @@ class AttentionRuntime(AttnNode):
             return
         with self._lock:
             self._own.discard(request.model)
+        future.add_done_callback(self._changed)
         self._then(future, deferred, 'unload_model', lambda _: None)
 
     def _on_list(self, request: ListModels.Request, deferred: Deferred) -> None:
@@ -292,20 +295,16 @@ class AttentionRuntime(AttnNode):
         future.add_done_callback(hand_over)
 
     def _answer(self, future: Future[Any], deferred: Deferred, service: str, fill: Callable[[Any], None]) -> None:
-        response = deferred.response
         try:
             fill(future.result())
-            if hasattr(response, 'success'):
-                response.success = True
+            if hasattr(deferred.response, 'success'):
+                deferred.response.success = True
+            deferred.answer(deferred.response)
         except EngineError as error:
             self._refuse(deferred, service, error)
         except Exception as error:  # a defect; its client must not wait for ever
-            self.get_logger().error(f'{service}: {type(error).__name__}: {error}')
+            self.get_logger().error(f'{service}: {"".join(traceback.format_exception(error))}')
             self._refuse(deferred, service, EngineError('backend', f'{type(error).__name__}: {error}'))
-        else:
-            deferred.answer(response)
-        if service in ('load_model', 'unload_model'):
-            self._publish_changes()
 
     def _refuse(self, deferred: Deferred, service: str, error: EngineError) -> None:
         with self._lock:
@@ -318,18 +317,26 @@ class AttentionRuntime(AttnNode):
         # Evictions come without a service call. Only loaded models are looked at: others would be read from disk.
         loaded = [name for name, shown in self._shown.items() if shown[0] == ModelState.READY]
         if any(self._engine.status(name).state != ModelState.READY for name in loaded):
-            self._pool.submit(self._publish_changes)
+            self._changed()
         if self.is_active and self._metrics.get_subscription_count():
             self._metrics.publish(String(data=self._engine.prometheus() + self._refused_text()))
 
+    def _changed(self, future: Future[Any] | None = None) -> None:
+        """Have models looked at; entries are read from disk, so neither here nor in the engine's threads."""
+        with suppress(RuntimeError):  # the pool was shut down: the node is being cleaned up
+            self._pool.submit(self._publish_changes)
+
     def _publish_changes(self) -> None:
-        statuses = self._engine.list_models()
-        with self._lock:
-            for status in statuses:
-                shown = (status.state, status.version, status.device, status.reason, status.memory_bytes)
-                if self._shown.get(status.name) != shown:
-                    self._shown[status.name] = shown
-                    self._models.publish(to_model_status(status))
+        try:
+            statuses = self._engine.list_models()
+            with self._lock:
+                for status in statuses:
+                    shown = (status.state, status.version, status.device, status.reason, status.memory_bytes)
+                    if self._shown.get(status.name) != shown:
+                        self._models.publish(to_model_status(status))
+                        self._shown[status.name] = shown
+        except Exception as error:  # nobody looks at what the pool's tasks raise
+            self.get_logger().error(f'models can not be shown: {"".join(traceback.format_exception(error))}')
 
     def _refused_text(self) -> str:
         lines = ['# HELP attn_runtime_refused_total Service calls refused, by service and reason.',

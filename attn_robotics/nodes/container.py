@@ -2,8 +2,8 @@
 
     ros2 run attn_robotics container --ros-args -p nodes:="[attention_runtime, sparc_fleet]"
 
-A hosted node keeps its name, namespace and parameters. `sparc_fleet:left` names it, `sparc_fleet:left/sparc` puts it
-into a namespace below the container's, `sparc_fleet:/left/sparc` into that one.
+A hosted node keeps its name, namespace and parameters. `sparc_fleet@left` names it, `sparc_fleet@left/sparc` puts it
+into a namespace below the container's, `sparc_fleet@/left/sparc` into that one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from attn_robotics.runtime.errors import one_line
 
 # Nodes hand over to one another many times a tick: with Python's 5 ms a busy one would hold up all others.
 SWITCH_INTERVAL_S = 5e-4
-_ITEM = re.compile(r'(?P<executable>[a-z][a-z0-9_]*)(:(?P<place>/?([A-Za-z_]\w*/)*)(?P<name>[A-Za-z_]\w*))?', re.ASCII)
+_ITEM = re.compile(r'(?P<executable>[a-z][a-z0-9_]*)(@(?P<place>/?([A-Za-z_]\w*/)*)(?P<name>[A-Za-z_]\w*))?', re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ContainerParams:
     autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
     nodes: list[str] = param(  # noqa: RUF009 - param makes a list's default afresh
         [],
-        'Executables to host, each with its name after a colon where it is not the usual one.',
+        'Executables to host, each with its name after an @ where it is not the usual one.',
         read_only=True,
     )
 
@@ -59,7 +59,7 @@ class Container(AttnNode):
         places = self._places()
         names = [f'{namespace.rstrip("/")}/{name}' for _, namespace, name in places]
         if doubled := {name for name in names if names.count(name) > 1}:
-            raise ConfigurationError(f"parameter 'nodes' has {min(doubled)} twice; name one after a colon")
+            raise ConfigurationError(f"parameter 'nodes' has {min(doubled)} twice; name one after an @")
         self._switch_interval = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._is_ending = False
@@ -133,7 +133,7 @@ def parse_item(item: str, namespace: str) -> tuple[type[AttnNode], str, str]:
     match = _ITEM.fullmatch(item.strip())
     if match is None:
         raise ConfigurationError(
-            f"parameter 'nodes': {item[:100]!r} must be executable, executable:name or executable:/namespace/name"
+            f"parameter 'nodes': {item[:100]!r} must be executable, executable@name or executable@/namespace/name"
         )
     if match['executable'] not in executables():
         raise ConfigurationError(
