@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import dataclasses
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,9 +51,17 @@ class AttnNode(LifecycleNode):
     # Node name unless the launch file says otherwise.
     NAME: ClassVar[str]
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, foreign: Collection[str] = (), **options: Any) -> None:
+        """Declare parameters and start to report.
+
+        Args:
+            foreign: parameters of the process that hosts this node; being set for every node is no mistake of theirs.
+            options: of rclpy's node.
+        """
         super().__init__(self.NAME, **options)
         self._parameters_source = Parameters(self, self.Params)
+        for name in set(foreign) - {field.name for field in dataclasses.fields(self.Params)}:
+            self._parameters_source.problems.pop(name, None)
         self.params: Any = None
         self.add_post_set_parameters_callback(self._refresh)
         self.dropped: Counter[str] = Counter()
@@ -266,7 +275,6 @@ def _leave_at_once() -> None:
 
 
 def _parameter_help(kind: type[AttnNode]) -> str:
-    import dataclasses
     from typing import get_type_hints
 
     from attn_robotics.ros.parameters import allowed

@@ -1,0 +1,116 @@
+"""Services whose answers come later, from any thread, with many requests under way at once.
+
+rclpy's own way, a coroutine that awaits, is stepped by the executor at every wake-up, and each wake-up builds a wait
+set of the whole node. Here the callback returns at once and the answer leaves from the thread that has it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
+from rclpy.node import Node
+
+
+class Deferred:
+    """One request's answer to be. Thread-safe.
+
+    Attributes:
+        response: an empty response of the service's kind, to be filled in by whoever answers.
+    """
+
+    def __init__(self, response: Any) -> None:
+        self.response = response
+        self._lock = threading.Lock()
+        self._send: Callable[[Any], None] | None = None
+        self._answer: Any = None
+        self._is_answered = False
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether an answer was given."""
+        return self._is_answered
+
+    def answer(self, response: Any) -> bool:
+        """Send a response; False when there was an answer before, which then stands."""
+        with self._lock:
+            if self._is_answered:
+                return False
+            self._is_answered = True
+            self._answer = response
+            send = self._send
+        if send is not None:
+            send(response)
+        return True
+
+    def connect(self, send: Callable[[Any], None]) -> None:
+        """Say where the answer goes; one that was given meanwhile goes there now."""
+        with self._lock:
+            self._send = send
+            if not self._is_answered:
+                return
+        send(self._answer)
+
+
+class DeferredService:
+    """A service of a node.
+
+    Args:
+        node: whose it is.
+        kind: the service type.
+        name: of the service.
+        callback: gets a request and its `Deferred`; called in the executor, must return soon, may answer at once.
+        refuse: fills in a response for a request that has no other answer, given one line of text.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: Any,
+        name: str,
+        callback: Callable[[Any, Deferred], None],
+        refuse: Callable[[Any, str], Any],
+    ) -> None:
+        self._node = node
+        self._callback = callback
+        self._refuse = refuse
+        self._open: set[Deferred] = set()
+        self._lock = threading.Lock()
+        self._service = node.create_service(kind, name, self._on_request)
+        self._send_now = self._service.send_response
+        # The executor hands a callback's result to send_response together with the header, which nobody else gets.
+        self._service.send_response = self._send_later
+
+    def close(self, why: str) -> None:
+        """Refuse what is under way, then remove the service."""
+        with self._lock:
+            waiting = list(self._open)
+        for deferred in waiting:
+            deferred.answer(self._refuse(type(deferred.response)(), why))
+        self._node.destroy_service(self._service)
+
+    def _on_request(self, request: Any, response: Any) -> Deferred:
+        deferred = Deferred(response)
+        try:
+            self._callback(request, deferred)
+        except Exception as error:
+            # A defect in one answer; raised on, it would end the executor and with it every other client's service.
+            self._node.get_logger().error(f'{self._service.srv_name}: {type(error).__name__}: {error}')
+            deferred.answer(self._refuse(type(response)(), f'{type(error).__name__}: {error}'))
+        return deferred
+
+    def _send_later(self, deferred: Deferred, header: Any) -> None:
+        with self._lock:
+            self._open.add(deferred)
+        deferred.connect(partial(self._send, deferred, header))
+
+    def _send(self, deferred: Deferred, header: Any, response: Any) -> None:
+        with self._lock:
+            self._open.discard(deferred)
+        try:
+            self._send_now(response, header)
+        except (InvalidHandle, RCLError) as error:  # the service or its client is gone: nobody waits for this
+            self._node.get_logger().debug(f'an answer of {self._service.srv_name} was not taken: {error}')
