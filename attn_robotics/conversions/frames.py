@@ -41,7 +41,7 @@ class FrameTree:
         tolerance: how far beyond either end of what is known a time may lie [s].
     """
 
-    def __init__(self, seconds: float = 3.0, tolerance: float = 0.1) -> None:
+    def __init__(self, seconds: float = 3.0, tolerance: float = 0.25) -> None:
         self._seconds, self._tolerance = seconds, tolerance
         self._links: dict[str, _Link] = {}
 
@@ -135,7 +135,10 @@ def turned(yaw: float, pitch: float) -> Quaternion:
     """Quaternion of a frame turned by yaw, then pitched [deg, pitch positive up]."""
     a, b = math.radians(yaw) / 2.0, -math.radians(pitch) / 2.0
     return Quaternion(
-        x=-math.sin(a) * math.sin(b), y=math.cos(a) * math.sin(b), z=math.sin(a) * math.cos(b), w=math.cos(a) * math.cos(b)
+        x=-math.sin(a) * math.sin(b),
+        y=math.cos(a) * math.sin(b),
+        z=math.sin(a) * math.cos(b),
+        w=math.cos(a) * math.cos(b),
     )
 
 

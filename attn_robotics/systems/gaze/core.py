@@ -34,6 +34,7 @@ class CoreResult:
     reason: str
     scores: Mapping[str, float]
     warnings: tuple[str, ...] = ()  # the planner's and the core's
+    is_followed: bool = True  # the measured head goes where it is sent
 
 
 class GazeCore:
@@ -144,7 +145,15 @@ class GazeCore:
             client, target = '', None  # hold, then rest: chasing targets blindly would end in a jump
         command = self.planner.step(now, target, speaking=speaking, head_measured=head_measured)
         self._head = command.head
-        return CoreResult(command, target, client, self._reason, self._scores, (*command.warnings, *warnings))
+        return CoreResult(
+            command,
+            target,
+            client,
+            self._reason,
+            self._scores,
+            (*command.warnings, *warnings),
+            not self._joints_at - self._followed_at > ASTRAY_TIME,
+        )
 
     def _watch_joints(self, now: float) -> list[str]:
         """Complaints about the joints: silent, or not where they were sent."""
