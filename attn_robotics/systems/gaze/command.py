@@ -34,6 +34,7 @@ class Target:
     modality: str = 'visual'  # visual, auditory or commanded
     is_face: bool = False  # eyes and mouth are scanned, mutual gaze is broken now and then
     looks_back: bool = False  # mutual gaze
+    from_neck: bool = False  # the direction is seen from the neck; `GazeCore` takes it to the eyes, which move
 
     @property
     def is_valid(self) -> bool:

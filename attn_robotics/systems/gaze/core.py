@@ -34,6 +34,7 @@ class CoreResult:
     reason: str
     scores: Mapping[str, float]
     warnings: tuple[str, ...] = ()  # the planner's and the core's
+    is_followed: bool = True  # the measured head goes where it is sent
 
 
 class GazeCore:
@@ -136,7 +137,7 @@ class GazeCore:
         wish = self.arbiter.choose(now) if math.isfinite(now) else None
         client, target = '', None
         if wish is not None:
-            client, target = wish.client, wish.target
+            client, target = wish.client, self._from_eyes(wish.target) if wish.target.from_neck else wish.target
         elif self._current in self._entities:
             client, target = 'attention', self._as_target(self._entities[self._current][1])
         warnings = self._watch_joints(now)
@@ -144,7 +145,15 @@ class GazeCore:
             client, target = '', None  # hold, then rest: chasing targets blindly would end in a jump
         command = self.planner.step(now, target, speaking=speaking, head_measured=head_measured)
         self._head = command.head
-        return CoreResult(command, target, client, self._reason, self._scores, (*command.warnings, *warnings))
+        return CoreResult(
+            command,
+            target,
+            client,
+            self._reason,
+            self._scores,
+            (*command.warnings, *warnings),
+            not self._joints_at - self._followed_at > ASTRAY_TIME,
+        )
 
     def _watch_joints(self, now: float) -> list[str]:
         """Complaints about the joints: silent, or not where they were sent."""
@@ -166,11 +175,20 @@ class GazeCore:
         self._reason, self._scores = choice.reason, choice.scores
 
     def _as_target(self, e: Entity) -> Target:
+        heard = e.kind == SOUND and not e.face_visible
+        modality = 'auditory' if heard else 'visual'
+        return self._from_eyes(
+            Target(e.id, e.azimuth, e.elevation, e.distance, modality, e.kind == PERSON, e.looks_at_robot > 0.5)
+        )
+
+    def _from_eyes(self, target: Target) -> Target:
         # Entities are seen from the neck, gaze starts at the eyes, which move with the head.
         origin = rotate(self._head, np.array(self.profile.eye_offset))
-        way = angles(max(e.distance, 0.2) * vector(e.azimuth, e.elevation) - origin)
-        heard = e.kind == SOUND and not e.face_visible
-        return Target(
-            e.id, float(way[0]), float(way[1]), e.distance, 'auditory' if heard else 'visual', e.kind == PERSON,
-            e.looks_at_robot > 0.5,
-        )  # fmt: skip
+        way = angles(max(target.distance, 0.2) * vector(target.yaw, target.pitch) - origin)
+        return replace(target, yaw=float(way[0]), pitch=float(way[1]), from_neck=False)
+
+    def start_at(self, head: tuple[float, float], eye: tuple[float, float] = (0.0, 0.0)) -> None:
+        """Go on from a measured pose [deg]: at the start, and after somebody else has moved the head."""
+        self.planner.start_at(head, eye)
+        self._head = self.planner.head
+        self._followed_at = self._joints_at

@@ -14,7 +14,7 @@ from attn_robotics.systems.gaze.idle import IdleLife
 from attn_robotics.systems.gaze.lids import Blinker
 from attn_robotics.systems.gaze.motor import HeadMove, Limits, Shift, clip_eye, plan_shift, still_head
 from attn_robotics.systems.gaze.profile import AXES, Profile
-from attn_robotics.systems.gaze.safety import SafetyLayer
+from attn_robotics.systems.gaze.safety import AxisLimiter, SafetyLayer
 from attn_robotics.systems.gaze.style import Draws, Style
 
 PERIOD: Final = 0.01  # s, nominal
@@ -98,6 +98,24 @@ class GazePlanner:
         self.profile = profile
         self._limits = profile.limits()
         self.safety.set_joints(profile.joints)
+
+    @property
+    def head(self) -> Array:
+        """(2,) commanded head yaw and pitch [deg]."""
+        return np.array(self._row()[:2])
+
+    def start_at(self, head: tuple[float, float], eye: tuple[float, float] = (0.0, 0.0)) -> None:
+        """Take a measured pose [deg] as the present command, at rest; without it, heads begin looking ahead.
+
+        Values that are not finite are taken as 0, those outside the limits as the nearest inside. From there gaze goes
+        on to its target as from any fixation.
+        """
+        for axis, value in zip(AXES, (*head, *eye), strict=False):
+            if axis in self.safety.axes:
+                self.safety.axes[axis] = AxisLimiter(self.profile.joints[axis], value if math.isfinite(value) else 0.0)
+        pose = self.head
+        self._shift = self._plan(pose, still_head(pose[None]), pose, latency=-10.0)
+        self._aim = ('', math.nan, math.nan)  # of no target: the next step decides afresh
 
     def step(
         self,
