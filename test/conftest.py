@@ -77,8 +77,12 @@ class Graph:
         from rclpy.signals import SignalHandlerOptions
 
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self.executor = SingleThreadedExecutor()
-        self.tester = rclpy.create_node('tester')
+        try:
+            self.executor = SingleThreadedExecutor()
+            self.tester = rclpy.create_node('tester')
+        except Exception:
+            rclpy.try_shutdown()  # so that the next test does not fail for this reason
+            raise
         self.executor.add_node(self.tester)
         self._started: list[Any] = []
         self._publishers: dict[str, Any] = {}
