@@ -330,6 +330,8 @@ class AttentionRuntime(AttnNode):
         try:
             statuses = self._engine.list_models()
             with self._lock:
+                for name in self._shown.keys() - {status.name for status in statuses}:
+                    del self._shown[name]  # asked for, but there is no such model
                 for status in statuses:
                     shown = (status.state, status.version, status.device, status.reason, status.memory_bytes)
                     if self._shown.get(status.name) != shown:

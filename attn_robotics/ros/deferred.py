@@ -13,6 +13,11 @@ from typing import Any
 
 from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
 from rclpy.node import Node
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+# With ROS's usual ten, the eleventh request of a burst silently takes the place of the first, whose client then waits
+# for ever. Clients that have more than ten under way need it as well.
+BURST = QoSProfile(depth=512, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class Deferred:
@@ -79,7 +84,7 @@ class DeferredService:
         self._refuse = refuse
         self._open: set[Deferred] = set()
         self._lock = threading.Lock()
-        self._service = node.create_service(kind, name, self._on_request)
+        self._service = node.create_service(kind, name, self._on_request, qos_profile=BURST)
         self._send_now = self._service.send_response
         # The executor hands a callback's result to send_response together with the header, which nobody else gets.
         self._service.send_response = self._send_later

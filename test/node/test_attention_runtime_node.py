@@ -6,6 +6,7 @@ import array
 import math
 import socket
 import threading
+import time
 import urllib.request
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,6 +22,7 @@ from std_msgs.msg import String
 
 from attn_robotics.conversions.tensors import KINDS, SHARED_FROM_BYTES, from_tensor, to_shared_tensor, to_tensor
 from attn_robotics.nodes.attention_runtime import CHANGES, AttentionRuntime
+from attn_robotics.ros.deferred import BURST
 from attn_robotics.ros.hosting import engine_of_process
 from attn_robotics.ros.lifecycle import ConfigurationError
 from attn_robotics.runtime.registry import register_system
@@ -37,8 +39,10 @@ class Held(torch.nn.Module):
     """Answers with twice its input once it is let go."""
 
     free: ClassVar[threading.Event] = threading.Event()
+    entered: ClassVar[list[int]] = []
 
     def forward(self, x):
+        Held.entered.append(len(x))
         assert Held.free.wait(30)
         return 2 * x
 
@@ -86,7 +90,7 @@ class Client:
     def ask(self, kind, **fields):
         name = {Infer: 'infer', LoadModel: 'load_model', UnloadModel: 'unload_model', ListModels: 'list_models'}[kind]
         if name not in self.clients:
-            self.clients[name] = self.graph.tester.create_client(kind, f'/attention_runtime/{name}')
+            self.clients[name] = self.graph.tester.create_client(kind, f'/attention_runtime/{name}', qos_profile=BURST)
             self.graph.until(self.clients[name].service_is_ready, f'the service {name}')
         return self.clients[name].call_async(kind.Request(**fields))
 
@@ -182,10 +186,11 @@ def test_cleaning_up_refuses_what_waits_and_gives_the_engine_back(runtime):
     runtime.put('held', system='held')
     node = runtime.start(preload=['held'])
     Held.free.clear()
+    Held.entered.clear()
     running = runtime.ask(Infer, model='held', inputs=[to_tensor('x', rows(1))])
     waiting = runtime.ask(Infer, model='held', inputs=[to_tensor('x', rows(2))])
     engine = engine_of_process()
-    runtime.graph.until(lambda: sum(engine.waiting().values()) == 1, 'a request that waits')
+    runtime.graph.until(lambda: Held.entered and sum(engine.waiting().values()) == 1, 'one that runs, one that waits')
     node.trigger_deactivate()
     assert 'not active' in runtime.infer('held', rows(3)).message
     threading.Timer(0.2, Held.free.set).start()  # cleaning up waits for what runs
@@ -241,12 +246,21 @@ def test_diagnostics_tell_times_apart_and_lateness(runtime):
     runtime.graph.until(lambda: shown().get('held: answered') == '1', 'an answer in the diagnostics')
     assert {f'held: {phase} p50, p99 [ms]' for phase in ('queue', 'batch', 'transfer', 'compute')} <= set(shown())
     Held.free.clear()
-    futures = [runtime.ask(Infer, model='held', inputs=[to_tensor('x', rows(i))], deadline_ms=1.0) for i in range(3)]
-    runtime.graph.until(lambda: any(future.done() for future in futures), 'a refusal')
+    futures = [
+        runtime.ask(Infer, model='held', inputs=[to_tensor('x', rows(1))], deadline_ms=deadline_ms)
+        for deadline_ms in (PATIENCE_MS, 1.0, 1.0)
+    ]
+    late = lambda: sum(future.done() for future in futures)  # noqa: E731
+    runtime.graph.until(lambda: late() + sum(node._engine.waiting().values()) == 2, 'two that wait')
+    too_late = time.monotonic() + 0.01
+    runtime.graph.until(lambda: time.monotonic() > too_late, 'their deadline to pass')
     Held.free.set()
     runtime.graph.until(lambda: all(future.done() for future in futures), 'three answers')
-    assert any('deadline' in future.result().message for future in futures)
-    assert sum(count for reason, count in node.dropped.items() if reason.startswith('infer')) >= 1
+    assert sorted(future.result().success for future in futures) == [False, False, True]
+    assert sum(count for reason, count in node.dropped.items() if reason.startswith('infer: ')) == 2
+    messages = [status.message for message in heard for status in message.status]
+    runtime.graph.until(lambda: any('for lack of time' in s.message for m in heard for s in m.status), 'a warning')
+    assert not any('again' in message for message in messages)
 
 
 def test_the_door_lets_http_clients_in_while_the_node_is_active(runtime):
@@ -260,6 +274,7 @@ def test_the_door_lets_http_clients_in_while_the_node_is_active(runtime):
     with pytest.raises(OSError, match='refused'):
         urllib.request.urlopen(f'http://127.0.0.1:{port}/v2/health/live', timeout=30)
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(('127.0.0.1', port))
         taken.listen()
         node.trigger_activate()
