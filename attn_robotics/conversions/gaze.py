@@ -274,7 +274,7 @@ def to_markers(
     ray: tuple[Array, Array], entities: Sequence[Entity], shares: Mapping[str, float], stamp: Time, frame_id: str
 ) -> MarkerArray:
     """The line of sight, and a ball for every entity, the more opaque the more it is attended to."""
-    markers = []
+    markers: list[Marker] = []
 
     def add(kind: int, scale: float, color: ColorRGBA) -> Marker:
         marker = Marker(type=kind, action=Marker.ADD, ns='gaze', id=len(markers), color=color)

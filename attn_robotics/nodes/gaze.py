@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool
 from tf2_msgs.msg import TFMessage
@@ -133,7 +134,7 @@ class Gaze(AttnNode):
         self._attention = self.create_publisher(AttentionMap, '~/attention', qos.STATE)
         self._markers = self.create_publisher(MarkerArray, '~/markers', qos.STATE)
         self._tf = self.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
-        self._trajectory = None
+        self._trajectory: Publisher | None = None
         self._timer = self.create_timer(CONTROL_PERIOD_S, self._tick, autostart=False)
         self._watch = self.create_timer(0.5, self._look_around, clock=self._wall)
         self.get_logger().info(f'head {self._profile.name}, {p.selection} selects, {p.motion} motion')
@@ -159,7 +160,8 @@ class Gaze(AttnNode):
     def deactivate(self) -> None:
         """Fall silent; the controller holds the last pose."""
         self._timer.cancel()
-        self.destroy_publisher(self._trajectory)
+        if self._trajectory is not None:
+            self.destroy_publisher(self._trajectory)
         self._trajectory, self._rivals = None, []
 
     def release(self) -> None:
@@ -320,10 +322,7 @@ class Gaze(AttnNode):
         if self._must_start or now < self._retry_at:
             self._core.start_at(self._pose.head, self._pose.eye)
             self._must_start = False
-        if now < self._retry_at:
-            command = self._core.planner.step(now, None)
-        else:
-            command = self._decide(now)
+        command = self._core.planner.step(now, None) if now < self._retry_at else self._decide(now)
         self._send(command, to_stamp(now))
         self._work_ms.append((time.perf_counter() - begun) * 1e3)
 
