@@ -132,7 +132,8 @@ class DeferredService:
     def _take(self) -> None:
         """Wait for requests and start them, in a thread."""
         kind, context = self._service.srv_type, self._node.context
-        with self._service.handle as service, self._wake.handle as wake, context.handle:
+        service, wake = self._service.handle, self._wake.handle
+        with service, wake, context.handle:
             waiting = WaitSet(0, 1, 0, 0, 1, 0, context.handle)
             while not self._ends and context.ok():
                 waiting.clear_entities()
