@@ -343,7 +343,9 @@ class Gaze(AttnNode):
     def _take_faces(self, now: float) -> None:
         if self._faces is None:
             return
-        for stamp, faces in self._faces.poll(now):
+        for stamp, tracked in self._faces.poll(now):
+            # A face that this image does not show has an old bearing, which belongs to an old pose: the core remembers.
+            faces = [face for face in tracked if face.age <= 0.0]
             places = {face.id: self._core.place(face, stamp) for face in faces}
             azimuths = {name: float(way[0]) for name, way in places.items() if way is not None}
             chances = self._voices.speaking(stamp, azimuths)
