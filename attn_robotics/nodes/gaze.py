@@ -423,7 +423,7 @@ class Gaze(AttnNode):
             if series:
                 values[f'{name} p99 [ms]'] = f'{np.percentile(series, 99):.2f}'
         if self._faces is not None:
-            values['images searched'] = self._faces.images
+            values |= {'images searched': self._faces.images, 'images passed over': self._faces.skipped}
         if isinstance(self._selector, VlmSelector):
             values |= {f'vlm {k}': v for k, v in self._selector.counts.items()}
         if self._rivals:
