@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
-from geometry_msgs.msg import Point, TransformStamped
+from geometry_msgs.msg import Point, PointStamped, TransformStamped
+from rclpy.action import ActionClient
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from tf2_msgs.action import LookupTransform
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
@@ -283,6 +286,60 @@ def test_faces_in_images_are_found_and_bad_images_are_named(graph, head, gaze):
     assert not graph.errors()
 
 
+def test_an_action_of_the_ecosystem_succeeds_aborts_is_cancelled_and_refused(graph, head, gaze, monkeypatch):
+    # Neither control_msgs nor hri_actions_msgs has wheels; any action with a frame in its goal shows the machinery.
+    def read(goal):
+        point = PointStamped(point=Point(x=1.0, y=float(goal.source_frame or 0.0)))
+        point.header.frame_id = goal.target_frame
+        return point
+
+    monkeypatch.setattr('attn_robotics.nodes.gaze.installed_actions', lambda: [(LookupTransform, '~/point', read)])
+    gaze()
+    graph.until(lambda: head.commands, 'a command')
+    client = ActionClient(graph.tester, LookupTransform, 'gaze/point')
+    graph.until(client.server_is_ready, 'the action')
+
+    def send(frame, y):
+        future = client.send_goal_async(LookupTransform.Goal(target_frame=frame, source_frame=str(y)))
+        graph.until(future.done, 'an answer')
+        return future.result()
+
+    def end(goal):
+        future = goal.get_result_async()
+        graph.until(future.done, 'a result')
+        return future.result().status
+
+    goal = send('neck_base', 0.5)
+    assert goal.accepted and end(goal) == GoalStatus.STATUS_SUCCEEDED
+    assert gaze_yaw(head) == pytest.approx(math.degrees(math.atan2(0.5, 1.0)), abs=4.0)
+    assert not send('moon', 0.5).accepted
+    first, second = send('neck_base', -0.5), send('neck_base', 0.2)
+    assert end(first) == GoalStatus.STATUS_ABORTED, 'the newer goal has replaced it'
+    assert end(second) == GoalStatus.STATUS_SUCCEEDED
+    third = send('neck_base', -0.7)
+    graph.until(third.cancel_goal_async().done, 'the cancellation')
+    assert end(third) == GoalStatus.STATUS_CANCELED
+    client.destroy()
+
+
+def test_faces_of_other_packages_are_placed_by_their_transforms(graph, head, gaze):
+    node = gaze()
+    graph.until(lambda: head.commands, 'a command')
+    percepts = node._percepts
+
+    def tell():
+        link = TransformStamped(child_frame_id='face_ab12')
+        link.header.frame_id, link.header.stamp = 'neck_base', head.stamp()
+        link.transform.rotation.w = 1.0
+        link.transform.translation.x, link.transform.translation.y = 1.0, -0.5
+        graph.say(TFMessage(transforms=[link]), '/tf', qos.TRANSFORMS)
+        percepts.on_humans(['ab12', 'gone'])
+        percepts.look_up_humans()
+
+    graph.tester.create_timer(0.1, tell)
+    graph.until(lambda: abs(gaze_yaw(head) - math.degrees(math.atan2(-0.5, 1.0))) < 4.0, 'gaze on the face')
+
+
 def test_the_head_pose_can_come_from_transforms(graph, head, gaze):
     node = gaze(head_pose='tf')
     graph.until(lambda: graph.state(node) == 'active')
@@ -300,6 +357,7 @@ def test_the_head_pose_can_come_from_transforms(graph, head, gaze):
     ('parameters', 'words'),
     [
         ({'profile': 'nowhere'}, "robot profile 'nowhere' not found"),
+        ({'humans': True}, 'humans needs hri_msgs'),
         ({'selection': 'vlm'}, 'selection vlm needs vlm_url'),
         ({'selection': 'oracle'}, "'rules' or 'attention' or 'vlm'"),
     ],
