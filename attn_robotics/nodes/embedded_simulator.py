@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -30,7 +29,7 @@ from attn_robotics.nodes._world import WorldParams
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, run_node
 from attn_robotics.ros.parameters import param
-from attn_robotics.simulation.embedded import EmbeddedSimulator
+from attn_robotics.simulation.embedded import EmbeddedSimulator, ViewerError
 
 CLOCK_PERIOD_S = 0.02
 
@@ -78,6 +77,7 @@ class EmbeddedSimulatorNode(AttnNode):
         self._commands: dict[int, tuple[float, float]] = {}
         self._guard_commands = threading.Lock()
         self._real_time_factor = 0.0
+        self._failure = ''
         self._thread: threading.Thread | None = None
         self._runs = threading.Event()
         self._clock_out = self.create_publisher(Clock, '/clock', qos.CLOCK)
@@ -99,7 +99,7 @@ class EmbeddedSimulatorNode(AttnNode):
     def activate(self) -> None:
         """Let time run."""
         self._runs.set()
-        self._thread = threading.Thread(target=self._run, name='simulation', daemon=True)
+        self._thread = threading.Thread(target=self._run_guarded, name='simulation', daemon=True)
         self._thread.start()
 
     def deactivate(self) -> None:
@@ -122,6 +122,8 @@ class EmbeddedSimulatorNode(AttnNode):
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
         """Report time, speed and contacts."""
         simulator = self._simulator
+        if self._failure:
+            return DiagnosticStatus.ERROR, self._failure, {'simulated time [s]': f'{simulator.time:.1f}'}
         values = {
             'simulated time [s]': f'{simulator.time:.1f}',
             'real-time factor': f'{self._real_time_factor:.2f}',
@@ -139,6 +141,17 @@ class EmbeddedSimulatorNode(AttnNode):
             return
         with self._guard_commands:
             self._commands[robot] = command
+
+    def _run_guarded(self) -> None:
+        """Run; whatever goes wrong ends the process, since a world whose time stands still helps nobody."""
+        try:
+            self._run()
+        except Exception as error:
+            self._failure = f'simulation failed: {type(error).__name__}: {" ".join(str(error).split())}'
+            self.get_logger().error(self._failure)
+            self._report()  # now, since the process ends before the next report is due
+            self.exit_code = 1
+            self.is_done = True
 
     def _run(self) -> None:
         """Step, publish, keep pace."""
@@ -228,13 +241,17 @@ class EmbeddedSimulatorNode(AttnNode):
             scan.ranges = array.array('f', ranges.astype(np.float32).tobytes())
             publisher.publish(scan)
 
-    def _open_viewer(self) -> Callable[[], Any] | None:
+    def _open_viewer(self) -> Callable[[], None] | None:
         if self.params.headless:
             return None
         if not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
             self.get_logger().warning('no display: running without a window (headless:=true says so on purpose)')
             return None
-        return self._simulator.open_viewer()
+        try:
+            return self._simulator.open_viewer()
+        except ViewerError as error:
+            self.get_logger().warning(f'cannot open a window: {error}; running without (headless:=true says so)')
+            return None
 
 
 def main(args: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
@@ -14,6 +15,7 @@ T = TypeVar('T')
 
 # What rclpy declares by itself; everything else that a user sets must be ours.
 _OWN_OF_RCLPY = ('use_sim_time', 'start_type_description_service', 'qos_overrides')
+_LIKE = 0.75  # from this similarity on an unknown name counts as a misspelt one
 _KINDS: Mapping[Any, Parameter.Type] = {
     bool: Parameter.Type.BOOL,
     int: Parameter.Type.INTEGER,
@@ -128,7 +130,8 @@ class Parameters:
     """The parameters of one node.
 
     Bad values given at start don't kill the node: they are listed in `problems`, the default stands in, and a good
-    value set later (`ros2 param set`) clears the entry. A node with problems must not leave `unconfigured`.
+    value set later (`ros2 param set`) clears the entry. A node with problems must not leave `unconfigured`. A parameter
+    that this node does not have is a problem when it looks like a misspelt one, and one logged warning otherwise.
     """
 
     def __init__(self, node: Node, kind: type[T]) -> None:
@@ -145,10 +148,20 @@ class Parameters:
                 except ParameterError as error:
                     self.problems[name] = str(error)
             node.declare_parameter(name, value, _descriptor(field, self._hints[name]), ignore_override=True)
-        for name in overrides:
-            if name not in self._fields and not name.startswith(_OWN_OF_RCLPY):
-                near = ', '.join(sorted(self._fields))
-                self.problems[name] = f"unknown parameter '{name}'; this node has: {near}"
+        unknown = [name for name in overrides if name not in self._fields and not name.startswith(_OWN_OF_RCLPY)]
+        # rclpy merges what was meant for this node with what a file says to all nodes (`/**`). A name like one of ours
+        # is taken for a slip of the pen, any other for a word to somebody else.
+        strangers = []
+        for name in unknown:
+            if near := difflib.get_close_matches(name, self._fields, n=1, cutoff=_LIKE):
+                self.problems[name] = f"unknown parameter '{name}'; did you mean '{near[0]}'?"
+            else:
+                strangers.append(name)
+        if strangers:
+            node.get_logger().warning(
+                f'unknown parameter {", ".join(map(repr, strangers))} is ignored; this node has: '
+                f'{", ".join(sorted(self._fields))}'
+            )
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._settle)
         self._node = node

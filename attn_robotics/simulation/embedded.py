@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import queue
+import threading
+import warnings
+from collections.abc import Callable
+
 import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +21,10 @@ CONTROL_PERIOD = 0.01  # [s] between updates of the motors' set points
 # [s] A robot whose controller dies rolls on for this long and then brakes; controllers have to drive accordingly.
 WATCHDOG = 0.25
 _SAME_TOUCH = 0.25  # [s] a pair that parts for less long is still the same contact event
+
+
+class ViewerError(RuntimeError):
+    """There can be no window; the message says why."""
 
 
 class EmbeddedSimulator:
@@ -167,6 +176,42 @@ class EmbeddedSimulator:
         )
         ranges[(ranges < 0) | (ranges > max_range)] = np.inf
         return ranges
+
+    def open_viewer(self, limit_s: float = 10.0) -> Callable[[], None]:
+        """Open MuJoCo's window on this simulation.
+
+        Args:
+            limit_s: how long to wait for the window [s of wall time].
+
+        Returns:
+            What shows the present state; call it after steps. It does nothing once the window is closed.
+
+        Raises:
+            ViewerError: there is no library, display or graphics driver for it.
+        """
+        answers: queue.SimpleQueue[Callable[[], None] | Exception] = queue.SimpleQueue()
+
+        def open_window() -> None:
+            try:
+                import glfw
+                import mujoco.viewer  # loads GLFW, which servers need not have
+
+                with warnings.catch_warnings(action='ignore'):  # GLFW's own words; ours are one line
+                    if not glfw.init():  # MuJoCo's thread would die of it with a traceback
+                        raise ViewerError('GLFW finds no usable display')
+                answers.put(mujoco.viewer.launch_passive(self._model, self._data).sync)
+            except Exception as error:
+                answers.put(error)
+
+        # MuJoCo waits for ever for a window that its own thread fails to make, so a thread of ours does the waiting.
+        threading.Thread(target=open_window, name='viewer', daemon=True).start()
+        try:
+            answer = answers.get(timeout=limit_s)
+        except queue.Empty:
+            raise ViewerError(f'no window after {limit_s:g} s') from None
+        if isinstance(answer, Exception):
+            raise ViewerError(' '.join(str(answer).split()) or type(answer).__name__) from answer
+        return answer
 
     def _yaw(self) -> Array:
         if self.body == 'disc':

@@ -1,7 +1,11 @@
 """The embedded simulator's node: clock, transforms, commands, lidar, faults and bad worlds."""
 
 import math
+import sys
+import threading
+from types import SimpleNamespace
 
+import mujoco
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -15,6 +19,8 @@ from attn_robotics.conversions.poses import from_odometry, from_transform, to_tw
 from attn_robotics.conversions.stamps import to_seconds
 from attn_robotics.nodes.embedded_simulator import EmbeddedSimulatorNode
 from attn_robotics.ros import qos
+from attn_robotics.simulation.embedded import EmbeddedSimulator, ViewerError
+from attn_robotics.simulation.world import World
 
 pytestmark = pytest.mark.ros
 
@@ -215,3 +221,64 @@ def test_a_window_without_a_display_is_one_warning(graph, simulator, monkeypatch
     graph.until(lambda: node._simulator.time > 0.1, 'time to run')
     (line,) = graph.warnings()
     assert 'no display' in line and 'headless:=true' in line
+
+
+@pytest.fixture
+def window(monkeypatch):
+    """A display on which MuJoCo's viewer is opened by the function that it is called with."""
+
+    def pretend(launch_passive, has_glfw=True):
+        viewer = SimpleNamespace(launch_passive=launch_passive)
+        monkeypatch.setenv('DISPLAY', ':99')
+        monkeypatch.setitem(sys.modules, 'glfw', SimpleNamespace(init=lambda: has_glfw))
+        monkeypatch.setitem(sys.modules, 'mujoco.viewer', viewer)
+        monkeypatch.setattr(mujoco, 'viewer', viewer, raising=False)
+
+    return pretend
+
+
+def test_a_window_shows_what_happens(graph, simulator, window):
+    shown = []
+    window(lambda model, data: SimpleNamespace(sync=lambda: shown.append(data.time)))
+    simulator(headless=False)
+    graph.until(lambda: len(shown) >= 5, 'five pictures')
+    assert (np.diff(shown) > 0).all() and not graph.warnings()
+
+
+def no_window(model, data):
+    raise RuntimeError('no OpenGL here')
+
+
+@pytest.mark.parametrize(('has_glfw', 'words'), [(True, 'no OpenGL here'), (False, 'GLFW finds no usable display')])
+def test_a_window_that_cannot_be_opened_is_one_warning(graph, simulator, window, has_glfw, words):
+    window(no_window, has_glfw)
+    node = simulator(headless=False)
+    graph.until(lambda: graph.state(node) == 'active' and node._simulator.time > 0.1, 'time to run')
+    (line,) = graph.warnings()
+    assert f'cannot open a window: {words}' in line and graph.state(node) == 'active'
+
+
+def test_a_window_that_never_comes_is_given_up(window):
+    forever = threading.Event()
+    window(lambda model, data: forever.wait())
+    world = World.from_description({'map': {'text': '..'}, 'starts': [[0, 0]], 'goals': [[0, 1]]})
+    with pytest.raises(ViewerError, match='no window after'):
+        EmbeddedSimulator(world, body='disc').open_viewer(limit_s=0.01)
+    forever.set()
+
+
+def test_physics_that_fails_is_one_line_and_ends_the_process(graph, running, monkeypatch):
+    diagnostics = graph.hear(DiagnosticArray, '/diagnostics')
+    graph.until(lambda: diagnostics, 'diagnostics')
+
+    def burst(duration):
+        raise FloatingPointError('the state is not finite')
+
+    monkeypatch.setattr(running._simulator, 'step', burst)
+    graph.until(lambda: running.is_done, 'the end')
+    assert running.exit_code == 1
+    (line,) = graph.errors()
+    assert 'simulation failed: FloatingPointError: the state is not finite' in line
+    errors = lambda: [s.message for a in diagnostics for s in a.status if s.level == DiagnosticStatus.ERROR]  # noqa: E731
+    graph.until(lambda: any('FloatingPointError' in message for message in errors()), 'a word in diagnostics')
+    assert 'Traceback' not in graph.log()

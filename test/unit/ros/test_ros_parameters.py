@@ -32,7 +32,7 @@ class Demo(AttnNode):
 
 FIELDS = DemoParams.__dataclass_fields__
 BAD = [
-    ('gian', 1.0, "unknown parameter 'gian'; this node has: "),
+    ('gian', 1.0, "unknown parameter 'gian'; did you mean 'gain'?"),
     ('gain', 'loud', "parameter 'gain' must be number from 0 to 2, got 'loud'"),
     ('gain', 2.5, "parameter 'gain' must be number from 0 to 2, got 2.5"),
     ('gain', math.nan, "parameter 'gain' must be number from 0 to 2, got nan"),
@@ -59,10 +59,20 @@ def test_a_bad_parameter_is_one_line_and_the_node_stays_unconfigured(graph, name
 
 
 def test_all_bad_parameters_are_named_in_one_line(graph):
-    graph.start(Demo, gain=9.0, mode='quick', bogus=1)
+    graph.start(Demo, gain=9.0, mode='quick', wights=[1.0])
     graph.until(graph.errors, 'an error line')
     (line,) = graph.errors()
-    assert all(name in line for name in ("'gain'", "'mode'", "'bogus'"))
+    assert all(name in line for name in ("'gain'", "'mode'", "'wights'"))
+
+
+def test_what_a_file_says_to_all_nodes_stops_none_that_lacks_it(graph, tmp_path):
+    path = tmp_path / 'all.yaml'
+    path.write_text('/**:\n  ros__parameters:\n    gain: 1.5\n    odom_rate: 20.0\n    scan: true\n')
+    node = graph.start(Demo, cli_args=['--ros-args', '--params-file', str(path)])
+    graph.until(lambda: graph.state(node) == 'active')
+    assert node.params.gain == 1.5 and not graph.errors()
+    (line,) = graph.warnings()
+    assert "'odom_rate', 'scan' is ignored" in line and 'this node has: autostart, count, gain' in line
 
 
 def test_a_good_value_set_later_lets_the_node_configure(graph):
