@@ -140,8 +140,8 @@ class SparcFleet(AttnNode):
         for publisher in (*self._commands, self._status, self._attention, self._markers, self._image):
             self.destroy_publisher(publisher)
         self.destroy_timer(self._timer)
-        self._held, self._commands, self._fleet, self._policy = [], [], None, None
-        del self._worker
+        self._held, self._commands, self._fleet = [], [], None
+        del self._worker, self._policy
 
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
         """Say who is missing, who is lost, and how fast decisions are."""

@@ -391,10 +391,12 @@ class Fleet:
     def _on_the_way(self) -> NDArray[np.bool_]:
         """(N,) robots that still have somewhere to go and can."""
         away = self._has_goal & (self._graph.planned() != self.goals).any(axis=1)
-        return away & ~self._halted()
+        on_the_way: NDArray[np.bool_] = away & ~self._halted()
+        return on_the_way
 
     def _halted(self) -> NDArray[np.bool_]:
-        return self._missing | ~np.isnan(self._stopped_since_s)
+        halted: NDArray[np.bool_] = self._missing | ~np.isnan(self._stopped_since_s)
+        return halted
 
     def _routes_xy(self) -> NDArray[np.float64]:
         return self.frame.to_xy(self._graph.routes())
