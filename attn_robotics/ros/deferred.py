@@ -108,7 +108,7 @@ class DeferredService:
         self._service: Any = node.create_service(kind, name, self._on_request, qos_profile=BURST, callback_group=group)
         self._send_now = self._service.send_response
         # The executor hands a callback's result to send_response together with the header, which nobody else gets.
-        self._service.send_response = self._send_later
+        self._service.send_response = self._send_later  # type: ignore[method-assign, assignment]
         self._thread: threading.Thread | None = None
         if own_thread:
             self._ends = False

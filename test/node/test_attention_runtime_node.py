@@ -246,12 +246,15 @@ def test_diagnostics_tell_times_apart_and_lateness(runtime):
     runtime.graph.until(lambda: shown().get('held: answered') == '1', 'an answer in the diagnostics')
     assert {f'held: {phase} p50, p99 [ms]' for phase in ('queue', 'batch', 'transfer', 'compute')} <= set(shown())
     Held.free.clear()
-    futures = [
-        runtime.ask(Infer, model='held', inputs=[to_tensor('x', rows(1))], deadline_ms=deadline_ms)
-        for deadline_ms in (PATIENCE_MS, 1.0, 1.0)
-    ]
-    late = lambda: sum(future.done() for future in futures)  # noqa: E731
-    runtime.graph.until(lambda: late() + sum(node._engine.waiting().values()) == 2, 'two that wait')
+    Held.entered.clear()
+    ask = lambda deadline_ms: runtime.ask(  # noqa: E731
+        Infer, model='held', inputs=[to_tensor('x', rows(1))], deadline_ms=deadline_ms
+    )
+    futures = [ask(PATIENCE_MS)]
+    runtime.graph.until(lambda: Held.entered, 'one that runs')
+    futures += [ask(1.0), ask(1.0)]
+    settled = lambda: sum(future.done() for future in futures)  # noqa: E731
+    runtime.graph.until(lambda: settled() + sum(node._engine.waiting().values()) == 2, 'two that wait or were refused')
     too_late = time.monotonic() + 0.01
     runtime.graph.until(lambda: time.monotonic() > too_late, 'their deadline to pass')
     Held.free.set()
