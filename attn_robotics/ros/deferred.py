@@ -86,7 +86,7 @@ class DeferredService:
         callback: gets a request and its `Deferred`, must return soon, may answer at once. It is called in the
             executor, or in the service's own thread.
         refuse: fills in a response for a request that has no other answer, given one line of text.
-        own_thread: take requests in a thread, which costs a fifth of what the executor does for each.
+        own_thread: take requests in a thread, so that they do not wait for the node's other callbacks.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class DeferredService:
         self._open: set[Deferred] = set()
         self._lock = threading.Lock()
         group = _HandsOff() if own_thread else None
-        self._service = node.create_service(kind, name, self._on_request, qos_profile=BURST, callback_group=group)
+        self._service: Any = node.create_service(kind, name, self._on_request, qos_profile=BURST, callback_group=group)
         self._send_now = self._service.send_response
         # The executor hands a callback's result to send_response together with the header, which nobody else gets.
-        self._service.send_response = self._send_later
+        self._service.send_response = self._send_later  # type: ignore[method-assign, assignment]
         self._thread: threading.Thread | None = None
         if own_thread:
             self._ends = False
@@ -131,7 +131,8 @@ class DeferredService:
 
     def _take(self) -> None:
         """Wait for requests and start them, in a thread."""
-        kind, context = self._service.srv_type, self._node.context
+        kind = self._service.srv_type
+        context: Any = self._node.context
         service, wake = self._service.handle, self._wake.handle
         with service, wake, context.handle:
             waiting = WaitSet(0, 1, 0, 0, 1, 0, context.handle)
