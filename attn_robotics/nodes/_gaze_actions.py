@@ -66,7 +66,7 @@ class PointAction:
         """Once a tick: who has gaze, and how far it is from its target."""
         if self._active is None:
             return
-        handle, done, point = self._active
+        handle, _, point = self._active
         self._begun = self._begun or now
         if handle.is_cancel_requested:
             self._stop(self.client)

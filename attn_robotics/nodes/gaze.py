@@ -96,6 +96,7 @@ class Gaze(AttnNode):
     def configure(self) -> None:
         """Load profile and weights, start the face detector, connect."""
         p = self.params
+        humans = self._ids_list() if p.humans else None
         self._profile = load_profile(p.profile)
         self._selector = self._make_selector()
         source = plan_shift
@@ -134,8 +135,8 @@ class Gaze(AttnNode):
                 on(CameraInfo, 'camera_info', self._faces.on_camera_info, qos.SENSOR),
                 on(Image, 'image', self._on_image, qos.SENSOR),
             ]
-        if p.humans:
-            self._held.append(on(self._ids_list(), '/humans/faces/tracked', self._on_humans, qos.STATE))
+        if humans is not None:
+            self._held.append(on(humans, '/humans/faces/tracked', self._on_humans, qos.STATE))
         self._actions = [
             PointAction(self, kind, name, read, self._look_at_point, self._core.arbiter.withdraw)
             for kind, name, read in installed_actions()

@@ -4,12 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Point, PointStamped, TransformStamped
-from rclpy.action import ActionClient
+from rclpy.action import GoalResponse
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from tf2_msgs.action import LookupTransform
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
@@ -286,40 +284,68 @@ def test_faces_in_images_are_found_and_bad_images_are_named(graph, head, gaze):
     assert not graph.errors()
 
 
-def test_an_action_of_the_ecosystem_succeeds_aborts_is_cancelled_and_refused(graph, head, gaze, monkeypatch):
-    # Neither control_msgs nor hri_actions_msgs has wheels; any action with a frame in its goal shows the machinery.
-    def read(goal):
-        point = PointStamped(point=Point(x=1.0, y=float(goal.source_frame or 0.0)))
-        point.header.frame_id = goal.target_frame
-        return point
+class Goal:
+    """A goal as an action server hands it over; remembers how it ended."""
 
-    monkeypatch.setattr('attn_robotics.nodes.gaze.installed_actions', lambda: [(LookupTransform, '~/point', read)])
+    def __init__(self, yaw, frame='neck_base'):
+        self.request, self.ended, self.is_cancel_requested = PointStamped(), '', False
+        self.request.point = Point(x=math.cos(math.radians(yaw)), y=math.sin(math.radians(yaw)))
+        self.request.header.frame_id = frame
+
+    def succeed(self):
+        self.ended = 'succeeded'
+
+    def abort(self):
+        self.ended = 'aborted'
+
+    def canceled(self):
+        self.ended = 'canceled'
+
+
+class Server:
+    """Stands in for rclpy's action server: neither control_msgs nor hri_actions_msgs has wheels."""
+
+    Result = dict
+
+    def __init__(self, node, kind, name, execute, *, goal_callback, cancel_callback):
+        self.execute, self.judge, self.name = execute, goal_callback, name
+        Server.latest = self
+
+    def send(self, graph, goal):
+        answer = self.judge(goal.request)
+        if answer == GoalResponse.ACCEPT:
+            graph.executor.create_task(self.execute, goal)
+        return answer
+
+    def destroy(self):
+        pass
+
+
+def test_an_action_of_the_ecosystem_succeeds_aborts_is_cancelled_and_refused(graph, head, gaze, monkeypatch):
+    monkeypatch.setattr('attn_robotics.nodes._gaze_actions.ActionServer', Server)
+    monkeypatch.setattr('attn_robotics.nodes.gaze.installed_actions', lambda: [(Server, '~/point_head', lambda g: g)])
     gaze()
     graph.until(lambda: head.commands, 'a command')
-    client = ActionClient(graph.tester, LookupTransform, 'gaze/point')
-    graph.until(client.server_is_ready, 'the action')
-
-    def send(frame, y):
-        future = client.send_goal_async(LookupTransform.Goal(target_frame=frame, source_frame=str(y)))
-        graph.until(future.done, 'an answer')
-        return future.result()
-
-    def end(goal):
-        future = goal.get_result_async()
-        graph.until(future.done, 'a result')
-        return future.result().status
-
-    goal = send('neck_base', 0.5)
-    assert goal.accepted and end(goal) == GoalStatus.STATUS_SUCCEEDED
-    assert gaze_yaw(head) == pytest.approx(math.degrees(math.atan2(0.5, 1.0)), abs=4.0)
-    assert not send('moon', 0.5).accepted
-    first, second = send('neck_base', -0.5), send('neck_base', 0.2)
-    assert end(first) == GoalStatus.STATUS_ABORTED, 'the newer goal has replaced it'
-    assert end(second) == GoalStatus.STATUS_SUCCEEDED
-    third = send('neck_base', -0.7)
-    graph.until(third.cancel_goal_async().done, 'the cancellation')
-    assert end(third) == GoalStatus.STATUS_CANCELED
-    client.destroy()
+    server = Server.latest
+    first = Goal(25.0)
+    assert server.send(graph, first) == GoalResponse.ACCEPT
+    graph.until(lambda: first.ended, 'the end')
+    assert first.ended == 'succeeded' and gaze_yaw(head) == pytest.approx(25.0, abs=4.0)
+    assert server.send(graph, Goal(25.0, 'moon')) == GoalResponse.REJECT
+    second, third, unreachable = Goal(-40.0), Goal(10.0), Goal(179.0)
+    server.send(graph, second)
+    graph.settle()
+    server.send(graph, third)
+    graph.until(lambda: second.ended and third.ended, 'two ends')
+    assert (second.ended, third.ended) == ('aborted', 'succeeded'), 'the newer one replaces the older'
+    fourth = Goal(-60.0)
+    server.send(graph, fourth)
+    fourth.is_cancel_requested = True
+    graph.until(lambda: fourth.ended, 'the end')
+    assert fourth.ended == 'canceled'
+    server.send(graph, unreachable)
+    graph.until(lambda: unreachable.ended, 'the end')
+    assert unreachable.ended == 'aborted', 'nobody can look behind'
 
 
 def test_faces_of_other_packages_are_placed_by_their_transforms(graph, head, gaze):
