@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'attn_robotics'
 
-# One executable a module: nodes/<name>.py holds main(); `ros2 run attn_robotics <name>` starts it.
+# One executable a module: nodes/<name>.py holds main(), reached through executables.py.
 EXECUTABLES = sorted(path.stem for path in Path(PACKAGE, 'nodes').glob('*.py') if not path.stem.startswith('_'))
 
 
@@ -40,6 +40,6 @@ setup(
     description='Attention models for robots on one GPU attention runtime.',
     license='Apache-2.0',
     entry_points={
-        'console_scripts': [f'{name} = {PACKAGE}.nodes.{name}:main' for name in EXECUTABLES],
+        'console_scripts': [f'{name} = {PACKAGE}.executables:{name}' for name in EXECUTABLES],
     },
 )

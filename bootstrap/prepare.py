@@ -124,7 +124,7 @@ def install_wheels(log: Path) -> None:
     run([str(PYTHON), '-m', 'pip', 'install', '-c', str(BOOTSTRAP / 'constraints.txt'), *wanted], log)
 
 
-def repair_exports(_log: Path) -> None:
+def repair_exports(log: Path) -> None:
     """Point the wheels' CMake exports at this interpreter; they carry the include folders of their build machine."""
     query = 'import sysconfig, numpy; print(sysconfig.get_paths()["include"]); print(numpy.get_include())'
     found = subprocess.run([str(PYTHON), '-c', query], check=True, capture_output=True, text=True).stdout.split('\n')
@@ -136,7 +136,7 @@ def repair_exports(_log: Path) -> None:
             path.write_text(fixed)
 
 
-def install_stand_ins(_log: Path) -> None:
+def install_stand_ins(log: Path) -> None:
     """Make `launch`, `launch_ros` and `ros2` importable and runnable where the real ones are absent."""
     site = next(VENV.glob('lib/python3*/site-packages'))
     (site / 'attn_robotics_stand_ins.pth').write_text(f'{BOOTSTRAP / "standin"}\n')

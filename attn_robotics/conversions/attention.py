@@ -89,7 +89,7 @@ def from_attention_map(message: AttentionMap) -> NDArray[np.float32]:
 def strongest_edges(weights: NDArray[np.floating], limit: int) -> list[tuple[int, int, float]]:
     """The strongest edges between different robots: (query, key, mean weight over heads), largest first."""
     mean = weights.mean(axis=0)
-    mean = np.where(np.eye(*mean.shape, dtype=bool), 0.0, mean)
+    mean = np.where(np.eye(*mean.shape, dtype=np.bool_), 0.0, mean)
     order = np.argsort(-mean, axis=None, kind='stable')[:limit]
     pairs = np.stack(np.unravel_index(order, mean.shape), axis=-1)
     return [(int(q), int(k), float(mean[q, k])) for q, k in pairs if mean[q, k] > 0]

@@ -230,7 +230,23 @@ def from_image(message: Image) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[:, :, ::-1] if message.encoding.startswith('bgr') else pixels)
 
 
-# What people look at.
+def to_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """An image as `from_image` gives it, compressed."""
+    import cv2
+
+    shown = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    return bytes(cv2.imencode('.jpg', shown, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes())
+
+
+# What is looked at.
+def gaze_error(command: Command, target: Target | None) -> float:
+    """Angle between gaze and its target [deg]; infinite without one."""
+    if target is None:
+        return math.inf
+    yaw, pitch = command.head + command.eye
+    return math.hypot(float(yaw) - target.yaw, float(pitch) - target.pitch)
+
+
 def attention_shares(scores: Mapping[str, float], weights: Mapping[str, float] | None) -> dict[str, float]:
     """Share of each entity in the choice: the network's attention, or the soft maximum of scores without one."""
     if weights:

@@ -13,10 +13,11 @@ from attn_robotics_interfaces.msg import RobotMessage
 MAX_EMBEDDING = 4096
 
 
-def to_robot_message(note: Note, stamp: Time, frame_id: str) -> RobotMessage:
-    """Convert a note."""
+def to_robot_message(note: Note, stamp: Time, frame_id: str, instance: int = 0) -> RobotMessage:
+    """Convert a note; `instance` tells the sending process from others under the same id."""
     message = RobotMessage(
         robot_id=note.robot,
+        instance=instance,
         epoch=note.epoch,
         team=note.team,
         sequence=note.step,

@@ -13,4 +13,4 @@ def to_stamp(seconds: float) -> Time:
 
 def to_seconds(stamp: Time) -> float:
     """A stamp as seconds."""
-    return float(stamp.sec) + stamp.nanosec * 1e-9
+    return float(stamp.sec + stamp.nanosec * 1e-9)

@@ -128,7 +128,7 @@ class AttentionRuntime(AttnNode):
             (UnloadModel, 'unload_model', self._on_unload),
             (ListModels, 'list_models', self._on_list),
         ):
-            service = DeferredService(self, kind, f'~/{name}', callback, _refusal)
+            service = DeferredService(self, kind, f'~/{name}', callback, _refusal, own_thread=kind is Infer)
             self._held.callback(service.close, 'the runtime is being cleaned up')
         timer = self.create_timer(WATCH_PERIOD_S, self._watch, clock=self._wall)
         self._held.callback(self.destroy_timer, timer)

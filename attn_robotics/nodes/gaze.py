@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
+from geometry_msgs.msg import PointStamped
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool
@@ -24,17 +26,18 @@ from visualization_msgs.msg import MarkerArray
 
 import attn_robotics.systems.gaze as gaze_system
 from attn_robotics.conversions import gaze as messages
-from attn_robotics.conversions.frames import FrameError, FrameTree, direction_of
+from attn_robotics.conversions.frames import FrameError, direction_of
 from attn_robotics.conversions.gaze import HeadPose, MessageError
 from attn_robotics.conversions.stamps import to_seconds, to_stamp
+from attn_robotics.nodes._gaze_actions import PointAction, installed_actions
 from attn_robotics.nodes._gaze_faces import FaceInput
+from attn_robotics.nodes._gaze_percepts import Percepts
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
 from attn_robotics.ros.parameters import param
 from attn_robotics.systems.gaze.arbitration import Request
 from attn_robotics.systems.gaze.command import Command
 from attn_robotics.systems.gaze.core import STALE_JOINTS, CoreResult, GazeCore
-from attn_robotics.systems.gaze.entities import OBJECT, PERSON, Entity
 from attn_robotics.systems.gaze.learned import MotionModel
 from attn_robotics.systems.gaze.learned_shift import LearnedSource
 from attn_robotics.systems.gaze.motor import plan_shift
@@ -43,7 +46,6 @@ from attn_robotics.systems.gaze.profile import load_profile
 from attn_robotics.systems.gaze.selection import RuleSelector, Selector
 from attn_robotics.systems.gaze.selector import AttentionSelector
 from attn_robotics.systems.gaze.vlm import VlmSelector
-from attn_robotics.systems.gaze.voices import FACING, Voices
 from attn_robotics_interfaces.msg import AttentionMap, GazeState, GazeTarget
 from attn_robotics_interfaces.srv import LookAt
 
@@ -51,6 +53,7 @@ CONTROL_PERIOD_S = 0.01
 SHOW_EVERY = 5  # ticks between attention, markers and the target's transform
 OTHER_CLOCK_S = 2.0  # a stamp that is so far from now belongs to another clock
 PATIENCE_S = (2.0, 16.0)  # before a head that did not follow is tried again: at first, and at most
+VLM_IMAGE_S = 1.0  # between images for the vision-language model
 KEY_VARIABLE = 'ATTN_GAZE_VLM_KEY'  # a key does not belong into parameters, which everybody can read
 
 
@@ -67,6 +70,7 @@ class GazeParams:
     vlm_url: str = param('', 'OpenAI-compatible server for selection vlm, as http://host:port/v1.', read_only=True)
     vlm_model: str = param('', 'Name of the model on that server.', read_only=True)
     faces: bool = param(True, 'Look for faces in `image`; off where `people` come from elsewhere.', read_only=True)
+    humans: bool = param(False, 'Take people from REP-155 `/humans` topics; needs hri_msgs.', read_only=True)
     head_pose: str = param(
         'joint_states', 'What tells where the head is.', choices=('joint_states', 'tf'), read_only=True
     )
@@ -100,8 +104,9 @@ class Gaze(AttnNode):
             source = LearnedSource(MotionModel(weights), seed=p.seed)
         planner = GazePlanner(self._profile, seed=p.seed, idle=p.idle, source=source)
         self._core = GazeCore(self._profile, planner, self._selector)
-        self._frames = FrameTree()
-        self._voices = Voices()
+        self._percepts = Percepts(self._core, p.neck_frame, self._now_s, self.drop)
+        self._frames = self._percepts.frames
+        self._shown_at = -np.inf
         self._pose: HeadPose | None = None
         self._result: CoreResult | None = None
         self._rivals: list[str] = []
@@ -119,8 +124,8 @@ class Gaze(AttnNode):
             on(JointState, 'joint_states', self._on_joints, qos.SENSOR),
             on(TFMessage, '/tf', self._on_transforms, qos.TRANSFORMS),
             on(TFMessage, '/tf_static', self._on_static, qos.TRANSFORMS_STATIC),
-            on(GazeTarget, 'people', self._on_person, qos.STATE),
-            on(GazeTarget, 'targets', self._on_percept, qos.STATE),
+            on(GazeTarget, 'people', self._percepts.on_person, qos.STATE),
+            on(GazeTarget, 'targets', self._percepts.on_target, qos.STATE),
             on(GazeTarget, '~/look_at', self._on_look_at, qos.STATE),
             on(Bool, 'speaking', self._on_speaking, qos.STATE),
         ]
@@ -129,6 +134,12 @@ class Gaze(AttnNode):
                 on(CameraInfo, 'camera_info', self._faces.on_camera_info, qos.SENSOR),
                 on(Image, 'image', self._on_image, qos.SENSOR),
             ]
+        if p.humans:
+            self._held.append(on(self._ids_list(), '/humans/faces/tracked', self._on_humans, qos.STATE))
+        self._actions = [
+            PointAction(self, kind, name, read, self._look_at_point, self._core.arbiter.withdraw)
+            for kind, name, read in installed_actions()
+        ]
         self._service = self.create_service(LookAt, '~/look_at', self._serve_look_at)
         self._state = self.create_publisher(GazeState, '~/state', qos.STATE)
         self._attention = self.create_publisher(AttentionMap, '~/attention', qos.STATE)
@@ -138,6 +149,13 @@ class Gaze(AttnNode):
         self._timer = self.create_timer(CONTROL_PERIOD_S, self._tick, autostart=False)
         self._watch = self.create_timer(0.5, self._look_around, clock=self._wall)
         self.get_logger().info(f'head {self._profile.name}, {p.selection} selects, {p.motion} motion')
+
+    def _ids_list(self) -> type[Any]:
+        try:
+            from hri_msgs.msg import IdsList
+        except ImportError as error:
+            raise ConfigurationError('humans needs hri_msgs; type: sudo apt install ros-jazzy-hri-msgs') from error
+        return cast('type[Any]', IdsList)
 
     def _make_selector(self) -> Selector:
         p = self.params
@@ -179,6 +197,8 @@ class Gaze(AttnNode):
         for timer in (self._timer, self._watch):
             self.destroy_timer(timer)
         self.destroy_service(self._service)
+        for action in self._actions:
+            action.close()
         del self._held, self._core, self._selector, self._faces
 
     # Inputs: convert and hand over.
@@ -214,66 +234,20 @@ class Gaze(AttnNode):
 
     def _on_image(self, message: Image) -> None:
         assert self._faces is not None
-        self._faces.on_image(message, self._now_s())
+        now = self._now_s()
+        self._faces.on_image(message, now)
+        if isinstance(self._selector, VlmSelector) and abs(now - self._shown_at) > VLM_IMAGE_S:
+            self._shown_at = now
+            try:
+                self._selector.show(messages.to_jpeg(messages.from_image(message)))
+            except MessageError as error:
+                self.drop('bad image', str(error))
 
     def _on_speaking(self, message: Bool) -> None:
         self._is_speaking = message.data
 
-    def _on_person(self, message: GazeTarget) -> None:
-        self._perceive(message, PERSON)
-
-    def _on_percept(self, message: GazeTarget) -> None:
-        if message.modality == 'auditory':
-            self._hear(message)
-        elif message.modality in ('visual', ''):
-            self._perceive(message, OBJECT)
-        else:
-            self.drop('target of unknown modality', f'{message.modality!r}; use visual, auditory or ~/look_at')
-
-    def _perceive(self, message: GazeTarget, kind: str) -> None:
-        try:
-            way = self._direction(message)
-        except (MessageError, FrameError) as error:
-            self.drop('target not usable', f'{message.id!r}: {error}')
-            return
-        stamp = to_seconds(message.header.stamp) or self._now_s()
-        speaking = 0.0
-        if kind == PERSON:
-            speaking = self._voices.speaking(stamp, {**self._people(), message.id: way[0]})[message.id]
-        is_person = kind == PERSON
-        facing = FACING if is_person else 0.0
-        entity = Entity(message.id, kind, *way, face_visible=is_person, speaking=speaking, looks_at_robot=facing)
-        self._core.observe_entities(stamp, [entity])
-
-    def _hear(self, message: GazeTarget) -> None:
-        try:
-            way = self._direction(message)
-        except (MessageError, FrameError) as error:
-            self.drop('sound not usable', f'{message.id!r}: {error}')
-            return
-        stamp = to_seconds(message.header.stamp) or self._now_s()
-        seen = self._core.scene.entities if self._core.scene is not None else ()
-        sound = self._voices.hear(stamp, message.id, way, message.weight or 1.0, seen)
-        if sound is not None:
-            self._core.observe_entities(stamp, [sound])
-
-    def _people(self) -> dict[str, float]:
-        """Azimuth of everybody who is known [deg]."""
-        scene = self._core.scene
-        return {e.id: e.azimuth for e in scene.entities if e.kind == PERSON} if scene is not None else {}
-
-    def _point(self, message: GazeTarget) -> np.ndarray:
-        """A target's point in the neck frame, at the time it was measured."""
-        point = np.array([message.point.x, message.point.y, message.point.z])
-        frame = message.header.frame_id
-        if frame in ('', self.params.neck_frame):
-            return point
-        stamp = to_seconds(message.header.stamp) or self._now_s()
-        turn, shift = self._frames.lookup(self.params.neck_frame, frame, stamp)
-        return np.asarray(turn @ point + shift)
-
-    def _direction(self, message: GazeTarget) -> tuple[float, float, float]:
-        return messages.to_direction(self._point(message))
+    def _on_humans(self, message: Any) -> None:
+        self._percepts.on_humans(message.ids)
 
     # Clients.
     def _on_look_at(self, message: GazeTarget) -> None:
@@ -293,7 +267,7 @@ class Gaze(AttnNode):
     def _look_at(self, message: GazeTarget) -> str:
         """Take a client's wish; returns why it was refused, or nothing."""
         try:
-            target = messages.to_target(message.id or 'look_at', self._point(message))
+            target = messages.to_target(message.id or 'look_at', self._percepts.point(message))
         except (MessageError, FrameError) as error:
             return str(error)
         life = message.timeout.sec + message.timeout.nanosec * 1e-9
@@ -306,6 +280,14 @@ class Gaze(AttnNode):
         )
         return self._core.request(request, self._now_s()) or ''
 
+    def _look_at_point(self, client: str, point: PointStamped) -> str:
+        """An action's wish; see `_look_at`."""
+        message = GazeTarget(header=point.header, id=client, point=point.point, client=client)
+        refusal = self._look_at(message)
+        if refusal:
+            self.drop('look-at refused', refusal)
+        return refusal
+
     # The loop.
     def _tick(self) -> None:
         begun = time.perf_counter()
@@ -315,6 +297,8 @@ class Gaze(AttnNode):
         self._last_tick = now
         self._ticks += 1
         self._take_faces(now)
+        if self.params.humans and self._ticks % SHOW_EVERY == 0:
+            self._percepts.look_up_humans()
         if self.params.head_pose == 'tf':
             self._observe_transform()
         if self._pose is None or self._rivals:
@@ -324,6 +308,9 @@ class Gaze(AttnNode):
             self._must_start = False
         command = self._core.planner.step(now, None) if now < self._retry_at else self._decide(now)
         self._send(command, to_stamp(now))
+        for action in self._actions:
+            error = messages.gaze_error(command, self._result.target if self._result is not None else None)
+            action.update(now, self._result.client if self._result is not None else '', error)
         self._work_ms.append((time.perf_counter() - begun) * 1e3)
 
     def _decide(self, now: float) -> Command:
@@ -343,12 +330,8 @@ class Gaze(AttnNode):
     def _take_faces(self, now: float) -> None:
         if self._faces is None:
             return
-        for stamp, faces in self._faces.poll(now):
-            places = {face.id: self._core.place(face, stamp) for face in faces}
-            azimuths = {name: float(way[0]) for name, way in places.items() if way is not None}
-            chances = self._voices.speaking(stamp, azimuths)
-            cues = {name: Entity(name, speaking=c, looks_at_robot=FACING) for name, c in chances.items()}
-            self._core.observe_faces(stamp, faces, cues)
+        for stamp, tracked in self._faces.poll(now):
+            self._percepts.on_faces(stamp, tracked)
 
     def _observe_transform(self) -> None:
         p = self.params
@@ -421,7 +404,7 @@ class Gaze(AttnNode):
             if series:
                 values[f'{name} p99 [ms]'] = f'{np.percentile(series, 99):.2f}'
         if self._faces is not None:
-            values['images searched'] = self._faces.images
+            values |= {'images searched': self._faces.images, 'images passed over': self._faces.skipped}
         if isinstance(self._selector, VlmSelector):
             values |= {f'vlm {k}': v for k, v in self._selector.counts.items()}
         if self._rivals:

@@ -7,6 +7,7 @@ to whom.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +53,11 @@ class SparcFleetParams:
     backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
     control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
     max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
-    max_turn_rate: float = param(2.0, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
+    max_acceleration: float = param(
+        2.0, 'Forward acceleration and braking [m/s^2].', low=0.05, high=20.0, read_only=True
+    )
+    max_turn_rate: float = param(2.5, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
+    max_turn_acceleration: float = param(6.0, 'Turning acceleration [rad/s^2].', low=0.1, high=50.0, read_only=True)
     horizon: int = param(3, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0, read_only=True
@@ -88,7 +93,7 @@ class SparcFleet(AttnNode):
         self._map: tuple[NDArray[np.bool_], GridFrame] | None = None
         self._goals: dict[int, tuple[float, float]] = {}
         self._transforms = RobotTransforms(self._names, p.map_frame)
-        self._durations_ms: list[float] = []
+        self._durations_ms: deque[float] = deque(maxlen=1000)
         self._deciding = False
         self._decided: Decision | None = None
         self._problem = ''
@@ -135,8 +140,8 @@ class SparcFleet(AttnNode):
         for publisher in (*self._commands, self._status, self._attention, self._markers, self._image):
             self.destroy_publisher(publisher)
         self.destroy_timer(self._timer)
-        self._held, self._commands, self._fleet, self._policy = [], [], None, None
-        del self._worker
+        self._held, self._commands, self._fleet = [], [], None
+        del self._worker, self._policy
 
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
         """Say who is missing, who is lost, and how fast decisions are."""
@@ -228,7 +233,13 @@ class SparcFleet(AttnNode):
         poses = self._transforms.poses()
         p = self.params
         config = FleetConfig(horizon=p.horizon, lost_s=p.lost_s, stall_s=p.stall_s, seed=p.seed)
-        limits = MotionLimits(max_speed=p.max_speed, max_turn_rate=p.max_turn_rate, latency_s=1.0 / p.control_rate)
+        limits = MotionLimits(
+            max_speed=p.max_speed,
+            max_acceleration=p.max_acceleration,
+            max_turn_rate=p.max_turn_rate,
+            max_turn_acceleration=p.max_turn_acceleration,
+            latency_s=1.0 / p.control_rate,
+        )
         try:
             self._fleet = Fleet(grid, frame, self._names, frame.to_cell(poses[:, :2]), self._policy, limits, config)
         except FleetError as error:
@@ -246,7 +257,7 @@ class SparcFleet(AttnNode):
     def _change_map(self) -> None:
         """Take over obstacles that came or went, once."""
         assert self._fleet is not None and self._map is not None
-        if self._map[0] is self._fleet.grid:
+        if self._map[0] is self._fleet.grid or np.array_equal(self._map[0], self._fleet.grid):
             return
         try:
             self._fleet.change_map(self._map[0])
@@ -258,6 +269,7 @@ class SparcFleet(AttnNode):
         fleet = self._fleet
         if fleet is not None:
             self._decided = fleet.evaluate(proposal)
+            self._problem = ''
         self._deciding = False
 
     def _on_evaluate_error(self, error: BaseException) -> None:
@@ -288,7 +300,7 @@ class SparcFleet(AttnNode):
         return stale
 
     def _publish(self, fleet: Fleet, decision: Decision) -> None:
-        stamp = to_stamp(self._now_s())
+        stamp = to_stamp(decision.proposal.seen_s)
         self._durations_ms.append(decision.duration_s * 1e3)
         p50, p99 = self._percentiles()
         planned = fleet.planned()
@@ -308,8 +320,8 @@ class SparcFleet(AttnNode):
         layers = list(decision.attention)
         layer = layers[min(self.params.attention_layer, len(layers) - 1)]
         weights = decision.attention[layer]
-        xy = fleet.frame.to_xy(decision.cells)
-        stamp, frame_id = to_stamp(self._now_s()), self.params.map_frame
+        xy = fleet.frame.to_xy(decision.proposal.cells)
+        stamp, frame_id = to_stamp(decision.proposal.seen_s), self.params.map_frame
         if self._attention.get_subscription_count():
             message = attention_messages.to_attention_map(
                 weights,
@@ -326,7 +338,7 @@ class SparcFleet(AttnNode):
             self._attention.publish(message)
         if self._markers.get_subscription_count():
             self._markers.publish(
-                attention_messages.to_markers(weights, fleet.poses[:, :2], frame_id=frame_id, stamp=stamp)
+                attention_messages.to_markers(weights, decision.proposal.poses[:, :2], frame_id=frame_id, stamp=stamp)
             )
         if self._image.get_subscription_count():
             self._image.publish(attention_messages.to_image(weights, frame_id=frame_id, stamp=stamp))

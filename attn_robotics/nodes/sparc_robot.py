@@ -6,6 +6,7 @@ would, with no central planner.
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from attn_robotics.conversions.transforms import RobotTransforms
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
 from attn_robotics.ros.parameters import param
+from attn_robotics.simulation.faults import Faults, LossyChannel
 from attn_robotics.systems.sparc.fleet import ACTIVE, ARRIVED, WAITING
 from attn_robotics.systems.sparc.motion import MotionLimits
 from attn_robotics.systems.sparc.policy import SparcPolicy, WeightsError
@@ -52,7 +54,11 @@ class SparcRobotParams:
     backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
     control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
     max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
-    max_turn_rate: float = param(2.0, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
+    max_acceleration: float = param(
+        2.0, 'Forward acceleration and braking [m/s^2].', low=0.05, high=20.0, read_only=True
+    )
+    max_turn_rate: float = param(2.5, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
+    max_turn_acceleration: float = param(6.0, 'Turning acceleration [rad/s^2].', low=0.1, high=50.0, read_only=True)
     horizon: int = param(3, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         3.0, 'A robot silent for this long is an obstacle [s of wall time].', low=0.5, high=60.0, read_only=True
@@ -61,7 +67,16 @@ class SparcRobotParams:
         30.0, 'Wait this long for robots that were never heard [s of wall time].', low=0.5, high=600.0, read_only=True
     )
     stale_s: float = param(0.3, 'With a pose older than this the robot waits for a newer one [s].', low=0.05, high=60.0)
-    message_loss: float = param(0.0, 'Fault: share of received messages that are thrown away.', low=0.0, high=0.95)
+    message_loss: float = param(
+        0.0, 'Fault: share of received messages that are thrown away.', low=0.0, high=0.95, read_only=True
+    )
+    message_delay_s: float = param(
+        0.0,
+        'Fault: received messages are held back for this long [s of wall time].',
+        low=0.0,
+        high=10.0,
+        read_only=True,
+    )
     seed: int = param(
         0, 'Of priorities and random ties; the same on all robots.', low=0, high=2**31 - 1, read_only=True
     )
@@ -89,7 +104,9 @@ class SparcRobot(AttnNode):
         self._agent: RobotAgent | None = None
         self._goal: tuple[float, float] | None = None
         self._transforms = RobotTransforms(self._names, p.map_frame)
-        self._rng = np.random.default_rng([p.seed, self._index])
+        self._instance = secrets.randbits(32)
+        faults = Faults(message_loss=p.message_loss, message_delay_s=p.message_delay_s, seed=p.seed)
+        self._channel: LossyChannel[RobotMessage] = LossyChannel(faults, self._index)
         self._sent_step = (-1, -1)
         self._sent_s = -np.inf
         self._bytes = self._messages = 0
@@ -143,6 +160,8 @@ class SparcRobot(AttnNode):
             'team': len(agent.team),
             'bytes per step': self._bytes // max(1, self._messages),
         }
+        if self._problem:
+            return DiagnosticStatus.ERROR, self._problem, values
         if agent.mismatch:
             return DiagnosticStatus.ERROR, agent.mismatch, values
         if agent.lost:
@@ -160,7 +179,13 @@ class SparcRobot(AttnNode):
             self.drop('bad map', str(error))
             return
         p = self.params
-        limits = MotionLimits(max_speed=p.max_speed, max_turn_rate=p.max_turn_rate, latency_s=1.0 / p.control_rate)
+        limits = MotionLimits(
+            max_speed=p.max_speed,
+            max_acceleration=p.max_acceleration,
+            max_turn_rate=p.max_turn_rate,
+            max_turn_acceleration=p.max_turn_acceleration,
+            latency_s=1.0 / p.control_rate,
+        )
         config = RobotConfig(horizon=p.horizon, lost_s=p.lost_s, start_s=p.start_s, seed=p.seed)
         self._agent = RobotAgent(p.robot, self._names, grid, frame, self._policy, limits, config)
         self._take_goal()
@@ -193,14 +218,22 @@ class SparcRobot(AttnNode):
             self.drop('bad goal', str(error))
 
     def _on_message(self, message: RobotMessage) -> None:
-        if self._agent is None or message.robot_id == self.params.robot:
+        if self._agent is None:
             return
-        if self.params.message_loss and self._rng.random() < self.params.message_loss:
-            return
-        try:
-            self._agent.receive(from_robot_message(message), time.monotonic())
-        except ValueError as error:
-            self.drop('bad message', str(error))
+        if message.robot_id != self.params.robot:
+            self._channel.push(message, time.monotonic())
+        elif message.instance != self._instance:
+            self._problem = f'another process sends as {self.params.robot}; give each robot an id of its own'
+            self.drop('robot id twice', self._problem)
+
+    def _receive(self, wall_s: float) -> None:
+        """Take the messages that have come through the (maybe faulty) radio."""
+        assert self._agent is not None
+        for message in self._channel.pop_due(wall_s):
+            try:
+                self._agent.receive(from_robot_message(message), wall_s)
+            except ValueError as error:
+                self.drop('bad message', str(error))
 
     def _control(self) -> None:
         agent, now_s = self._agent, self._now_s()
@@ -210,6 +243,7 @@ class SparcRobot(AttnNode):
         looked_at = (self._attention, self._markers, self._image)
         agent.need_attention = any(publisher.get_subscription_count() for publisher in looked_at)
         before = (agent.epoch, agent.step)
+        self._receive(time.monotonic())
         for note in agent.advance(now_s, time.monotonic()):
             self.get_logger().warning(note)
         if (agent.epoch, agent.step) != before:
@@ -221,6 +255,8 @@ class SparcRobot(AttnNode):
         if age_s > self.params.stale_s:
             self.drop('command on an old pose', f'{age_s:.1f} s')
             velocity = (0.0, 0.0)
+        if self._problem:
+            velocity = (0.0, 0.0)
         self._command.publish(to_twist(*velocity))
 
     def _send(self, now_s: float) -> None:
@@ -231,7 +267,7 @@ class SparcRobot(AttnNode):
         if not is_new and 0 <= now_s - self._sent_s < HEARTBEAT_S:
             return
         for note in agent.outgoing():
-            message = to_robot_message(note, to_stamp(now_s), self.params.map_frame)
+            message = to_robot_message(note, to_stamp(now_s), self.params.map_frame, self._instance)
             self._radio.publish(message)
             if is_new and note is agent.note:
                 self._bytes += 100 + 4 * len(message.embedding)
@@ -240,7 +276,7 @@ class SparcRobot(AttnNode):
 
     def _publish(self) -> None:
         """One row of fleet status and of the attention map."""
-        agent, stamp = self._agent, to_stamp(self._now_s())
+        agent, stamp = self._agent, to_stamp(self._transforms.stamps_s[self._index])
         assert agent is not None
         if agent.planned is None or agent.goal is None:
             return

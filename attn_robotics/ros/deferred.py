@@ -1,7 +1,8 @@
 """Services whose answers come later, from any thread, with many requests under way at once.
 
 rclpy's own way, a coroutine that awaits, is stepped by the executor at every wake-up, and each wake-up builds a wait
-set of the whole node. Here the callback returns at once and the answer leaves from the thread that has it.
+set of the whole node. Here the callback returns at once and the answer leaves from the thread that has it; a busy
+service may also have a thread that takes its requests, as `rclpy.wait_for_message` does for messages.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from rclpy._rclpy_pybind11 import InvalidHandle, RCLError
+from rclpy._rclpy_pybind11 import InvalidHandle, RCLError, WaitSet
+from rclpy.callback_groups import CallbackGroup
+from rclpy.guard_condition import GuardCondition
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 
@@ -60,6 +63,19 @@ class Deferred:
         send(self._answer)
 
 
+class _HandsOff(CallbackGroup):
+    """Keeps the executor away from what has a thread of its own."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        """Nothing was begun."""
+
+
 class DeferredService:
     """A service of a node.
 
@@ -67,8 +83,10 @@ class DeferredService:
         node: whose it is.
         kind: the service type.
         name: of the service.
-        callback: gets a request and its `Deferred`; called in the executor, must return soon, may answer at once.
+        callback: gets a request and its `Deferred`, must return soon, may answer at once. It is called in the
+            executor, or in the service's own thread.
         refuse: fills in a response for a request that has no other answer, given one line of text.
+        own_thread: take requests in a thread, which costs a fifth of what the executor does for each.
     """
 
     def __init__(
@@ -78,24 +96,55 @@ class DeferredService:
         name: str,
         callback: Callable[[Any, Deferred], None],
         refuse: Callable[[Any, str], Any],
+        *,
+        own_thread: bool = False,
     ) -> None:
         self._node = node
         self._callback = callback
         self._refuse = refuse
         self._open: set[Deferred] = set()
         self._lock = threading.Lock()
-        self._service = node.create_service(kind, name, self._on_request, qos_profile=BURST)
+        group = _HandsOff() if own_thread else None
+        self._service = node.create_service(kind, name, self._on_request, qos_profile=BURST, callback_group=group)
         self._send_now = self._service.send_response
         # The executor hands a callback's result to send_response together with the header, which nobody else gets.
         self._service.send_response = self._send_later
+        self._thread: threading.Thread | None = None
+        if own_thread:
+            self._ends = False
+            self._wake = GuardCondition(None, None, context=node.context)
+            self._thread = threading.Thread(target=self._take, name=self._service.srv_name, daemon=True)
+            self._thread.start()
 
     def close(self, why: str) -> None:
         """Refuse what is under way, then remove the service."""
+        if self._thread is not None:
+            self._ends = True
+            self._wake.trigger()
+            self._thread.join()
+            self._wake.destroy()
         with self._lock:
             waiting = list(self._open)
         for deferred in waiting:
             deferred.answer(self._refuse(type(deferred.response)(), why))
         self._node.destroy_service(self._service)
+
+    def _take(self) -> None:
+        """Wait for requests and start them, in a thread."""
+        kind, context = self._service.srv_type, self._node.context
+        service, wake = self._service.handle, self._wake.handle
+        with service, wake, context.handle:
+            waiting = WaitSet(0, 1, 0, 0, 1, 0, context.handle)
+            while not self._ends and context.ok():
+                waiting.clear_entities()
+                waiting.add_service(service)
+                waiting.add_guard_condition(wake)
+                waiting.wait(-1)
+                while not self._ends:
+                    request, header = service.service_take_request(kind.Request)
+                    if header is None:
+                        break
+                    self._send_later(self._on_request(request, kind.Response()), header)
 
     def _on_request(self, request: Any, response: Any) -> Deferred:
         deferred = Deferred(response)

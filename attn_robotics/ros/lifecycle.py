@@ -176,6 +176,10 @@ class AttnNode(LifecycleNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Fall back to unconfigured after an unexpected exception, so that others go on and a retry is possible."""
         self._is_active = False
+        reason = self._last_error
+        if self.params is not None:
+            self._guard('cannot release', self.release)
+        self._last_error = reason
         self.get_logger().error('unexpected error; back to unconfigured')
         return TransitionCallbackReturn.SUCCESS
 

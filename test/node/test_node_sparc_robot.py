@@ -73,6 +73,23 @@ def test_a_message_that_cannot_be_is_counted_and_the_robot_goes_on(graph, floor,
     graph.until(lambda: nodes[0]._agent.step > step, 'another step')
 
 
+def test_a_second_process_under_the_same_id_stops_the_robot_and_is_named(graph, floor, robots):
+    ground, nodes = floor(ROOM), robots()
+    graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
+    ground.say_all()
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    copy = to_robot_message(nodes[0]._agent.note, to_stamp(1.0), 'map', instance=7)
+    graph.say(copy, 'sparc/messages', qos.MESSAGES)
+    graph.until(lambda: 'another process sends as robot_0' in nodes[0].diagnose()[1], 'the reason')
+    graph.until(lambda: not ground.velocities[0].any(), 'a robot that stands')
+
+
+def test_a_device_that_is_not_there_is_one_line(graph, small_weights):
+    node = graph.start(SparcRobot, robot='robot_0', robots=2, weights=str(small_weights), device='banana')
+    graph.until(lambda: any("device 'banana' is not available" in line for line in graph.errors()), 'the refusal')
+    assert graph.state(node) == 'unconfigured' and 'Traceback' not in graph.log()
+
+
 def test_notes_survive_the_message():
     note = Note(
         'robot_3',

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,21 @@ class Detections:
     error: str = ''
 
 
+def _next(inbox: Any) -> Any:
+    """The next item; None also when the parent has died, which the queue cannot tell."""
+    parent = multiprocessing.parent_process()
+    while True:
+        try:
+            return inbox.get(timeout=1.0)
+        except queue.Empty:
+            if parent is not None and not parent.is_alive():
+                return None
+
+
 def _work(inbox: Any, outbox: Any) -> None:
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     os.nice(5)
     cv2.setNumThreads(1)
     try:
@@ -132,7 +145,7 @@ def _work(inbox: Any, outbox: Any) -> None:
     except RuntimeError as error:
         outbox.put(Detections(0.0, (), str(error)))
         return
-    while (item := inbox.get()) is not None:
+    while (item := _next(inbox)) is not None:
         stamp, image = item
         try:
             outbox.put(Detections(stamp, tuple(detector.detect(image))))

@@ -8,7 +8,6 @@ other than the seconds it is told.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.actions import MOVES, STAY
-from attn_robotics.systems.sparc.distance_fields import distance_field
+from attn_robotics.systems.sparc.distance_fields import UNREACHABLE, distance_field
 from attn_robotics.systems.sparc.execution import ExecutionGraph
 from attn_robotics.systems.sparc.motion import CellController, MotionLimits
 from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
@@ -42,6 +41,9 @@ class Policy(Protocol):
         self, grid: NDArray[np.bool_], goals: NDArray[np.int32], distances: NDArray[np.int16], *, seed: int
     ) -> None:
         """Start on a map: grid (H, W), goals (N, 2), distances (N, H, W), seed of the priorities' fractions."""
+
+    def change_map(self, grid: NDArray[np.bool_], distances: NDArray[np.int16]) -> None:
+        """Obstacles came or went: grid (H, W), distances (N, H, W)."""
 
     def set_goals(self, goals: NDArray[np.int32], distances: NDArray[np.int16], robots: NDArray[np.intp]) -> None:
         """Change goals: goals (M, 2), distances (M, H, W), robots (M,) whose they are."""
@@ -93,6 +95,12 @@ class Proposal:
         last_actions: (N,) int8.
         frozen: (N,) robots that stay whatever happens.
         need_attention: whether somebody wants to see attention weights.
+        grid: (H, W) the map with the cells of stopped and lost robots as obstacles.
+        new_map: whether `grid` changed since the last proposal.
+        new_goals: robots whose goals did.
+        generation: counts maps; a decision for an older one is refused.
+        poses: (N, 3) where the robots were then, x, y [m], yaw [rad].
+        seen_s: when the newest of these was seen [s].
     """
 
     cells: NDArray[np.int32]
@@ -101,6 +109,12 @@ class Proposal:
     last_actions: NDArray[np.int8]
     frozen: NDArray[np.bool_]
     need_attention: bool
+    grid: NDArray[np.bool_]
+    new_map: bool
+    new_goals: NDArray[np.intp]
+    generation: int
+    poses: NDArray[np.float64]
+    seen_s: float
 
 
 @dataclass(frozen=True)
@@ -108,14 +122,14 @@ class Decision:
     """One joint decision.
 
     Attributes:
-        cells: (N, 2) planned cells it started from.
+        proposal: what it started from.
         actions: (N,) int8.
         log_probs: (N, 5) float32 of the policy.
         duration_s: observation to shielded actions [s].
         attention: layer name to (H, N, N), empty when not asked for.
     """
 
-    cells: NDArray[np.int32]
+    proposal: Proposal
     actions: NDArray[np.int8]
     log_probs: NDArray[np.float32]
     duration_s: float
@@ -153,11 +167,15 @@ class Fleet:
         self.grid, self.frame, self.names, self.config = grid, frame, names, config or FleetConfig()
         self._check_starts(starts, grid)
         self._policy = policy
-        self._policy_lock = threading.Lock()
+        # Touched by `evaluate` alone, maybe in another thread; goals and maps reach it with the next proposal.
+        self._new_goals: set[int] = set()
+        self._new_map = False
+        self._generation = 0
         self._shield = Shield(grid, dataclasses.replace(shield or ShieldConfig(), allow_rotation=False))
         self._rng = np.random.default_rng(self.config.seed)
         self.goals = starts.astype(np.int32).copy()
         self._has_goal = np.zeros(len(names), bool)
+        self._planning_grid = grid
         self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
         self._policy.reset(grid, self.goals, self._distances, seed=self.config.seed)
         self._graph = ExecutionGraph(starts, horizon=self.config.horizon)
@@ -221,9 +239,8 @@ class Fleet:
         self.goals = self.goals.copy()
         self.goals[robot] = (row, column)
         self._distances = self._distances.copy()
-        self._distances[robot] = field_
-        with self._policy_lock:
-            self._policy.set_goals(self.goals[[robot]], field_[None], np.array([robot]))
+        self._distances[robot] = self._field(robot)
+        self._new_goals.add(robot)
 
     def change_map(self, grid: NDArray[np.bool_]) -> None:
         """Take over obstacles that came or went; moves not begun are decided anew.
@@ -237,14 +254,15 @@ class Fleet:
         if grid.shape != self.grid.shape:
             raise FleetError(f'map changed from {self.grid.shape} to {grid.shape}; build a new fleet for it')
         self._graph.rollback()
-        self._check_starts(self._graph.planned(), grid)
+        taken = self._graph.occupied()
+        if grid[tuple(taken.T)].any():
+            row, column = taken[int(grid[tuple(taken.T)].argmax())].tolist()
+            raise FleetError(f'new obstacle at ({row}, {column}), where a robot stands or drives; the old map stays')
         for robot in np.flatnonzero(self._has_goal & grid[tuple(self.goals.T)]):
             raise FleetError(f'goal of {self.names[robot]} is inside a new obstacle; send it elsewhere first')
         self.grid = grid
         self._shield = Shield(grid, self._shield.config)
-        self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
-        with self._policy_lock:
-            self._policy.reset(grid, self.goals, self._distances, seed=self.config.seed)
+        self._plan_around()
 
     def observe(self, robot: int, pose: tuple[float, float, float], now_s: float) -> None:
         """Take a robot's newest pose: x, y [m], yaw [rad] in the map frame, seen at `now_s`."""
@@ -277,22 +295,35 @@ class Fleet:
     def propose(self, now_s: float, *, need_attention: bool = False) -> Proposal:
         """Freeze what the decision of `now_s` starts from."""
         self._decided_s = now_s
-        return Proposal(
+        proposal = Proposal(
             cells=self._graph.planned(),
             goals=self.goals,
             distances=self._distances,
             last_actions=self._last_actions.copy(),
             frozen=self._graph.full() | self._halted(),
             need_attention=need_attention,
+            grid=self._planning_grid,
+            new_map=self._new_map,
+            new_goals=np.array(sorted(self._new_goals), np.intp),
+            generation=self._generation,
+            poses=self.poses.copy(),
+            seen_s=float(self._seen_s.max(initial=0.0)),
         )
+        self._new_map = False
+        self._new_goals.clear()
+        return proposal
 
     def evaluate(self, proposal: Proposal) -> Decision:
         """Turn a proposal into a joint move; touches only the policy and the shield, so any one thread may do it."""
         start = time.perf_counter()
-        with self._policy_lock:
-            log_probs = self._policy.step(proposal.cells, proposal.last_actions, need_attention=proposal.need_attention)
-            attention = self._policy.attention() if proposal.need_attention else {}
-            priorities = self._policy.priorities.copy()
+        if proposal.new_map:
+            self._policy.change_map(proposal.grid, proposal.distances)
+        if len(proposal.new_goals):
+            whose = proposal.new_goals
+            self._policy.set_goals(proposal.goals[whose], proposal.distances[whose], whose)
+        log_probs = self._policy.step(proposal.cells, proposal.last_actions, need_attention=proposal.need_attention)
+        attention = self._policy.attention() if proposal.need_attention else {}
+        priorities = self._policy.priorities.copy()
         actions = self._shield.decide(
             proposal.cells,
             log_probs,
@@ -302,18 +333,20 @@ class Fleet:
             rng=self._rng,
             frozen=proposal.frozen,
         )
-        return Decision(proposal.cells, actions, log_probs, time.perf_counter() - start, attention)
+        return Decision(proposal, actions, log_probs, time.perf_counter() - start, attention)
 
     def commit(self, decision: Decision) -> bool:
         """Hand a decision to execution.
 
         Returns:
-            False when the plan was taken back meanwhile, since a robot stopped or was lost: decide again then.
+            False when the plan or the map changed meanwhile, since a robot stopped, say: decide again then.
         """
+        proposal = decision.proposal
         halted = self._halted() & (decision.actions != STAY)
-        if halted.any() or not np.array_equal(decision.cells, self._graph.planned()):
+        is_old = proposal.generation != self._generation or not np.array_equal(proposal.cells, self._graph.planned())
+        if is_old or halted.any():
             return False
-        next_cells = decision.cells + MOVES[decision.actions]
+        next_cells = proposal.cells + MOVES[decision.actions]
         self._graph.append(next_cells)
         self._last_actions = decision.actions
         self.tick += 1
@@ -358,10 +391,12 @@ class Fleet:
     def _on_the_way(self) -> NDArray[np.bool_]:
         """(N,) robots that still have somewhere to go and can."""
         away = self._has_goal & (self._graph.planned() != self.goals).any(axis=1)
-        return away & ~self._halted()
+        on_the_way: NDArray[np.bool_] = away & ~self._halted()
+        return on_the_way
 
     def _halted(self) -> NDArray[np.bool_]:
-        return self._missing | ~np.isnan(self._stopped_since_s)
+        halted: NDArray[np.bool_] = self._missing | ~np.isnan(self._stopped_since_s)
+        return halted
 
     def _routes_xy(self) -> NDArray[np.float64]:
         return self.frame.to_xy(self._graph.routes())
@@ -387,10 +422,32 @@ class Fleet:
         retries = stopped & (nearer | (now_s - self._stopped_since_s > self.config.retry_s))
         self._stopped_since_s = np.where(stalls, now_s, np.where(retries, np.nan, self._stopped_since_s))
         self._progress_s[retries] = now_s
+        changed = stalls | retries | (gone != self._missing)
         if (stalls | (gone & ~self._missing)).any():
             # What others were to do after the stopped robot has moved on would wait for it: decide anew.
             self._graph.rollback()
         self._missing = gone
+        if changed.any():
+            self._plan_around()
+
+    def _plan_around(self) -> None:
+        """Make the cells that stopped and lost robots hold obstacles of the map that decisions see."""
+        grid = self.grid.copy()
+        for route in self._graph.routes()[self._halted()]:
+            grid[tuple(route.T)] = True
+        self._planning_grid = grid
+        self._distances = np.stack([self._field(robot) for robot in range(self.robots)])
+        self._new_map = True
+        self._generation += 1
+
+    def _field(self, robot: int) -> NDArray[np.int16]:
+        """(H, W) path distances to a robot's goal, around stopped robots where there is a way around."""
+        goal = self.goals[robot]
+        if not self._planning_grid[tuple(goal)]:
+            around = distance_field(self._planning_grid, goal)
+            if around[tuple(self._graph.planned()[robot])] != UNREACHABLE:
+                return around
+        return distance_field(self.grid, goal)
 
     def _check_starts(self, starts: NDArray[np.int32], grid: NDArray[np.bool_]) -> None:
         height, width = grid.shape

@@ -121,7 +121,15 @@ class SparcPolicy:
 
     @classmethod
     def load(cls, weights: Path | None = None, device: str = 'cpu', backend: str = 'torch') -> SparcPolicy:
-        """Load weights, the ones that ship when None; raises WeightsError, see `read_weights`."""
+        """Load weights, the ones that ship when None; raises WeightsError, see `read_weights`.
+
+        With `onnxruntime`, steps that are asked for attention weights run in torch, since the exported form has none.
+
+        Raises:
+            ValueError: a device that this machine does not have.
+        """
+        if device != 'cpu' and not (device.startswith('cuda') and torch.cuda.is_available()):
+            raise ValueError(f"device '{device}' is not available here; use cpu, or cuda where torch sees a GPU")
         network, _ = read_weights(weights)
         session = None
         if backend == 'onnxruntime':
@@ -189,6 +197,16 @@ class SparcPolicy:
             self.distances = self.distances.copy()  # the caller's array stays as it is
             self._owns_distances = True
         self.distances[whose] = fields
+
+    def change_map(self, grid: NDArray[np.bool_], distances: NDArray[np.int16]) -> None:
+        """Take over obstacles that came or went, and the path distances that follow; nothing else is forgotten.
+
+        Args:
+            grid: (H, W) of the size given to `reset`.
+            distances: (N, H, W).
+        """
+        self._grid = np.ascontiguousarray(grid, np.bool_)
+        self.distances = distances
 
     def add_robots(self, goals: NDArray[np.integer], *, seed: int = 0) -> None:
         """Take robots into the fleet, after the present ones: goals (M, 2)."""

@@ -31,6 +31,8 @@ from attn_robotics.systems.sparc.policy import Heard, SparcPolicy
 from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig
 
 _UNLIMITED = 1 << 20
+MOST_STEPS = 1 << 31  # what a message can carry
+MOST_AHEAD = 1000  # epochs; a note further ahead is no note of this fleet
 HELLO = 0  # the step number of the first note of an epoch, which carries no preferences yet
 Cell = tuple[int, int]
 
@@ -184,6 +186,10 @@ class RobotAgent:
         for what, (row, column) in (('cell', note.cell), ('goal', note.goal)):
             if not (0 <= row < height and 0 <= column < width) or self.grid[row, column]:
                 raise ValueError(f'{what} of {note.robot} at ({row}, {column}) is not a free cell of this map')
+        if not 0 <= note.step < MOST_STEPS or not 0 <= note.epoch < MOST_STEPS or note.epoch > self.epoch + MOST_AHEAD:
+            raise ValueError(
+                f'note of {note.robot} is of epoch {note.epoch} and step {note.step}; this is epoch {self.epoch}'
+            )
         self._heard_s[note.robot] = wall_s
         last = self._heard.get(note.robot)
         if last is not None and (note.epoch, note.step) < (last.epoch, last.step - 1):
@@ -223,8 +229,18 @@ class RobotAgent:
         if self.pose is None or self.goal is None:
             return ()
         if self.note is None:
-            here = self.frame.to_cell(np.array(self.pose[:2]))
-            self._greet((int(here[0]), int(here[1])))
+            row, column = self.frame.to_cell(np.array(self.pose[:2])).tolist()
+            height, width = self.grid.shape
+            if not (0 <= row < height and 0 <= column < width):
+                self.mismatch = f'{self.name} stands at ({row}, {column}), off the {height} x {width} map'
+                return ()
+            if self.grid[row, column]:
+                self.mismatch = (
+                    f'{self.name} stands at ({row}, {column}), inside an obstacle; correct map or localisation'
+                )
+                return ()
+            self.mismatch = ''
+            self._greet((row, column))
             self._decided_s, self._greeted_s = now_s, wall_s
             return ()
         notes: list[str] = []

@@ -158,6 +158,15 @@ def test_a_robot_does_not_drive_towards_one_that_it_sees_too_near() -> None:
     assert agent.velocities(0.05)[0] > 0
 
 
+@pytest.mark.parametrize(('xy', 'words'), [((-3.5, 0.5), 'off the 8 x 8 map'), (None, 'inside an obstacle')])
+def test_a_robot_that_stands_where_none_can_says_so_and_waits(xy, words) -> None:
+    street = Street(random_instance(8, 0.3, 2, seed=0))
+    agent = street.agents['robot_0']
+    wall = street.frame.to_xy(np.argwhere(street.instance.grid)[0])
+    agent.pose = (*(xy or wall.tolist()), 0.0)
+    assert agent.advance(1.0, 1.0) == () and words in agent.mismatch and agent.outgoing() == []
+
+
 def test_notes_that_cannot_be_are_refused_with_one_line() -> None:
     street = Street(random_instance(8, 0.0, 2, seed=0))
     street.spin()
@@ -169,6 +178,8 @@ def test_notes_that_cannot_be_are_refused_with_one_line() -> None:
         'same weights': Note(**{**vars(good), 'embedding': np.zeros(3, np.float32)}),
         'not finite': Note(**{**vars(good), 'priority': float('nan')}),
         'not a free cell': Note(**{**vars(good), 'cell': (99, 0)}),
+        'is of epoch': Note(**{**vars(good), 'epoch': 2**32 - 1}),
+        'and step -1': Note(**{**vars(good), 'step': -1}),
     }
     for words, note in bad.items():
         with pytest.raises(ValueError, match=words) as caught:
