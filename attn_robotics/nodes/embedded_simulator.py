@@ -30,6 +30,7 @@ from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, run_node
 from attn_robotics.ros.parameters import param
 from attn_robotics.simulation.embedded import EmbeddedSimulator, ViewerError
+from attn_robotics.simulation.faults import Faults, OdometryNoise, parse_outages
 
 CLOCK_PERIOD_S = 0.02
 
@@ -49,12 +50,16 @@ class EmbeddedSimulatorParams(WorldParams):
     scan_beams: int = param(180, 'Beams of a scan.', low=8, high=2048, read_only=True)
     scan_range: float = param(10.0, 'Range of a scan [m].', low=0.5, high=100.0, read_only=True)
     headless: bool = param(True, 'No window; off opens the MuJoCo viewer where there is a display.', read_only=True)
-    odometry_noise: float = param(0.0, 'Standard deviation of reported positions [m].', low=0.0, high=0.2)
-    stop_robot: str = param('', 'Name of a robot whose wheels stop, or empty.', read_only=True)
-    stop_at_s: float = param(10.0, 'When they stop [simulated s].', low=0.0, high=1e6, read_only=True)
-    stop_for_s: float = param(20.0, 'For how long [simulated s].', low=0.0, high=1e6, read_only=True)
-    drop_robot: str = param('', 'Name of a robot that drops out for ever, or empty.', read_only=True)
-    drop_at_s: float = param(10.0, 'When it drops out [simulated s].', low=0.0, high=1e6, read_only=True)
+    stops: str = param(
+        '', 'Fault: robots whose wheels fail, as robot@seconds+duration: 3@10+5, robot_7@20.', read_only=True
+    )
+    drop_outs: str = param('', 'Fault: robots that fall silent and stay, as robot@seconds: 3@10.', read_only=True)
+    odometry_noise_m: float = param(
+        0.0, 'Fault: standard deviation of reported positions [m].', low=0.0, high=0.2, read_only=True
+    )
+    odometry_noise_rad: float = param(
+        0.0, 'Fault: standard deviation of reported headings [rad].', low=0.0, high=0.2, read_only=True
+    )
 
 
 class EmbeddedSimulatorNode(AttnNode):
@@ -68,12 +73,18 @@ class EmbeddedSimulatorNode(AttnNode):
         """Build the world; nothing moves yet."""
         p = self.params
         world = p.load()
-        for name in filter(None, (p.stop_robot, p.drop_robot)):
-            if name not in world.names:
-                raise ValueError(f'there is no {name}; robots are {world.names[0]} to {world.names[-1]}')
-        self._world = world
+        faults = Faults(
+            stops=parse_outages(p.stops),
+            drop_outs=parse_outages(p.drop_outs),
+            odometry_noise_m=p.odometry_noise_m,
+            odometry_noise_rad=p.odometry_noise_rad,
+            seed=world.instance.seed,
+        )
+        faults.stopped(0.0, world.robots)  # refuses robots that are not there
+        self._world, self._faults = world, faults
+        self._noise = OdometryNoise(world.robots, faults)
+        self._dropped = np.zeros(world.robots, bool)
         self._simulator = EmbeddedSimulator(world, body=p.body)  # type: ignore[arg-type]
-        self._rng = np.random.default_rng(world.instance.seed)
         self._commands: dict[int, tuple[float, float]] = {}
         self._guard_commands = threading.Lock()
         self._real_time_factor = 0.0
@@ -164,6 +175,7 @@ class EmbeddedSimulatorNode(AttnNode):
         due = since = time.perf_counter()
         since_s = simulator.time
         while self._runs.is_set():
+            self._break()
             self._apply_commands()
             simulator.step(CLOCK_PERIOD_S)
             self._clock_out.publish(Clock(clock=to_stamp(simulator.time)))
@@ -187,32 +199,29 @@ class EmbeddedSimulatorNode(AttnNode):
                 if due > now:
                     time.sleep(due - now)
 
+    def _break(self) -> None:
+        """Let robots fail whose time has come."""
+        simulator, faults, robots = self._simulator, self._faults, self._world.robots
+        simulator.stop(faults.stopped(simulator.time, robots))
+        self._dropped = faults.dropped(simulator.time, robots)
+
     def _apply_commands(self) -> None:
-        p, simulator = self.params, self._simulator
+        simulator = self._simulator
         with self._guard_commands:
             commands, self._commands = self._commands, {}
-        if p.stop_robot and p.stop_at_s <= simulator.time < p.stop_at_s + p.stop_for_s:
-            commands[self._world.names.index(p.stop_robot)] = (0.0, 0.0)
         if commands:
             linear, angular = np.array([*commands.values()]).T
             simulator.command(linear, angular, [*commands])
-        if self._has_dropped:
-            simulator.remove(self._world.names.index(p.drop_robot))
-
-    @property
-    def _has_dropped(self) -> bool:
-        return bool(self.params.drop_robot) and self._simulator.time >= self.params.drop_at_s
 
     def _publish_poses(self) -> None:
         """Send odometry relative to each robot's start, as wheels count it, and the same as transforms."""
         world, simulator = self._world, self._simulator
         poses, velocities = simulator.poses(), simulator.velocities()
         poses[:, :2] -= world.start_xy  # robots start facing along x, so only the origin moves
-        if self.params.odometry_noise:
-            poses[:, :2] += self._rng.normal(0.0, self.params.odometry_noise, (world.robots, 2))
+        poses = self._noise.apply(poses, simulator.time)
         stamp = to_stamp(simulator.time)
-        heard = [name for name in world.names if not (self._has_dropped and name == self.params.drop_robot)]
-        rows = [world.names.index(name) for name in heard] if len(heard) < world.robots else range(world.robots)
+        rows = np.flatnonzero(~self._dropped)
+        heard = [world.names[robot] for robot in rows]
         for robot, name in zip(rows, heard, strict=True):
             if self._odom[robot].get_subscription_count():
                 self._odom[robot].publish(
@@ -220,7 +229,7 @@ class EmbeddedSimulatorNode(AttnNode):
                 )
         self._tf.publish(
             to_transforms(
-                poses[list(rows)],
+                poses[rows],
                 [f'{name}/base_link' for name in heard],
                 [f'{name}/odom' for name in heard],
                 stamp,
@@ -230,7 +239,7 @@ class EmbeddedSimulatorNode(AttnNode):
     def _publish_scans(self) -> None:
         p, simulator = self.params, self._simulator
         for robot, (name, publisher) in enumerate(zip(self._world.names, self._scan, strict=True)):
-            if not publisher.get_subscription_count():
+            if self._dropped[robot] or not publisher.get_subscription_count():
                 continue
             ranges = simulator.scan(robot, p.scan_beams, p.scan_range)
             step = 2 * np.pi / p.scan_beams

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -28,7 +29,7 @@ from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, run_node
 from attn_robotics.ros.parameters import param
 from attn_robotics.systems.sparc.drawing import Painter, Recording, save_picture, save_video
-from attn_robotics.systems.sparc.mission import Mission
+from attn_robotics.systems.sparc.mission import ContactCounter, Mission
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
 
 
@@ -43,6 +44,12 @@ class MissionParams(WorldParams):
     lifelong: bool = param(False, 'Send a robot to a new goal whenever it arrives, until the time-out.', read_only=True)
     frame_rate: float = param(
         4.0, 'Frames kept for picture and video [per simulated s].', low=0.5, high=20.0, read_only=True
+    )
+    contacts_from: str = param(
+        'simulator',
+        'Who reports contacts: the embedded simulator, or the sensors of robots in Gazebo.',
+        choices=('simulator', 'gazebo'),
+        read_only=True,
     )
     exit_when_done: bool = param(True, 'End the process when the mission is over.', read_only=True)
 
@@ -65,8 +72,9 @@ class MissionNode(AttnNode):
         self._status: dict[str, FleetStatus] = {}
         self._said_s = -np.inf
         self._closed = False
-        if p.out:
-            Path(p.out).mkdir(parents=True, exist_ok=True)
+        self._out = Path(p.out).expanduser() if p.out else None
+        if self._out is not None:
+            self._out.mkdir(parents=True, exist_ok=True)
 
         self._map = self.create_publisher(OccupancyGrid, 'map', qos.LATCHED)
         self._static = self.create_publisher(TFMessage, '/tf_static', qos.TRANSFORMS_STATIC)
@@ -75,9 +83,24 @@ class MissionNode(AttnNode):
         ]
         self._listeners = [
             self.create_subscription(TFMessage, '/tf', self._on_transforms, qos.TRANSFORMS),
-            self.create_subscription(UInt32, 'simulator/contacts', self._on_contacts, qos.LATCHED),
             self.create_subscription(FleetStatus, 'sparc/status', self._on_status, qos.STATE),
         ]
+        self._counter = ContactCounter()
+        self._sensors: list[str] = []
+        if p.contacts_from == 'simulator':
+            self._listeners.append(
+                self.create_subscription(UInt32, 'simulator/contacts', self._on_contacts, qos.LATCHED)
+            )
+        elif (kind := find_contacts()) is None:
+            self.get_logger().warning(
+                'contacts unknown: ros_gz_interfaces is missing, so this run cannot be called a success; '
+                'type: sudo apt install ros-jazzy-ros-gz'
+            )
+        else:
+            self._sensors = [f'{name}/contacts' for name in self._world.names]
+            self._listeners += [
+                self.create_subscription(kind, topic, self._on_sensor, qos.SENSOR) for topic in self._sensors
+            ]
         if p.out:  # only pictures need it, and listening makes the planner compute it
             self._listeners.append(
                 self.create_subscription(AttentionMap, 'sparc/attention', self._on_attention, qos.STATE)
@@ -119,7 +142,8 @@ class MissionNode(AttnNode):
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
         """Report progress."""
         mission = self._mission
-        values = {'arrived': int(mission.arrived.sum()), 'robots': self._world.robots, 'contacts': mission.contacts}
+        contacts = 'unknown' if mission.contacts is None else mission.contacts
+        values = {'arrived': int(mission.arrived.sum()), 'robots': self._world.robots, 'contacts': contacts}
         return (DiagnosticStatus.WARN if mission.contacts else DiagnosticStatus.OK), mission.line(), values
 
     def _send_goal(self, robot: int) -> None:
@@ -133,7 +157,17 @@ class MissionNode(AttnNode):
                 self._mission.observe(robot, pose[:2], self._now_s())
 
     def _on_contacts(self, message: UInt32) -> None:
-        self._mission.contacts = max(self._mission.contacts, int(message.data))
+        self._mission.contacts = max(self._mission.contacts or 0, int(message.data))
+
+    def _on_sensor(self, message: Any) -> None:
+        """Count what a robot's contact sensor in Gazebo reports; it is silent while nothing touches."""
+        for contact in message.contacts:
+            # `robot_3::base_link::chassis`: only the model counts, which tells robots and walls apart
+            first, second = (side.name.split('::')[0] for side in (contact.collision1, contact.collision2))
+            if first != second:
+                self._counter.take(first, second, self._now_s())
+        if self._mission.contacts is not None:
+            self._mission.contacts = self._counter.events
 
     def _on_status(self, message: FleetStatus) -> None:
         self._status[message.robot_ids[0] if len(message.robot_ids) == 1 else ''] = message
@@ -151,9 +185,11 @@ class MissionNode(AttnNode):
 
     def _watch(self) -> None:
         mission, now_s = self._mission, self._now_s()
+        if mission.contacts is None and self._sensors and all(map(self.count_publishers, self._sensors)):
+            mission.contacts = self._counter.events  # all sensors are there, so silence means that nothing touches
         for robot in mission.advance(now_s):
             self._send_goal(robot)
-        if mission.has_started and self.params.out:
+        if mission.has_started and self._out is not None:
             goals = self._world.frame.to_xy(mission.goals)
             self._recording.add(now_s, mission.positions, self._edges, goals)
         if now_s - self._said_s >= 3.0 or mission.is_over:
@@ -177,7 +213,7 @@ class MissionNode(AttnNode):
         if self._closed:
             return
         self._closed = True
-        mission, out = self._mission, self.params.out
+        mission, folder = self._mission, self._out
         self.exit_code = 0 if mission.is_success else 1
         summary = mission.summary()
         summary['decisions'] = max((status.tick for status in self._status.values()), default=0)
@@ -186,20 +222,34 @@ class MissionNode(AttnNode):
         verdict = 'all robots arrived, nothing touched' if mission.is_success else mission.failure()
         log = self.get_logger().info if mission.is_success else self.get_logger().error
         log(f'{verdict}: {mission.line()}, {self._decision_line()}')
-        if not out:
+        if folder is None:
             return
-        folder = Path(out)
-        painter = Painter(self._world.instance.grid, self._world.frame, self._world.robot.radius)
-        if self._recording.times_s:
-            save_picture(folder / 'run.png', painter, self._recording)
-            save_video(folder / 'run.gif', painter, self._recording)
+        # The verdict first: pictures of a long run take a while, and whoever stops us then still has it.
         temporary = folder / 'summary.tmp'
         temporary.write_text(json.dumps(summary, indent=1) + '\n')
         temporary.replace(folder / 'summary.json')
-        self.get_logger().info(f'written: {folder}/summary.json, run.png, run.gif')
+        written = ['summary.json']
+        if self._recording.times_s:
+            painter = Painter(self._world.instance.grid, self._world.frame, self._world.robot.radius)
+            try:
+                save_picture(folder / 'run.png', painter, self._recording)
+                save_video(folder / 'run.gif', painter, self._recording)
+                written += ['run.png', 'run.gif']
+            except OSError as error:
+                self.get_logger().warning(f'no pictures of this run: {error}')
+        self.get_logger().info(f'written: {folder}/{", ".join(written)}')
 
     def _now_s(self) -> float:
         return self.get_clock().now().nanoseconds * 1e-9
+
+
+def find_contacts() -> Any:
+    """The message type of Gazebo's contact sensors, None where ros_gz is not installed."""
+    try:
+        from ros_gz_interfaces.msg import Contacts
+    except ImportError:
+        return None
+    return Contacts
 
 
 def main(args: list[str] | None = None) -> int:

@@ -154,7 +154,7 @@ def test_robots_that_touch_are_counted_and_named(graph, simulator):
 
 
 def test_a_stopped_robot_stays_while_others_drive(graph, simulator):
-    node = simulator(stop_robot='robot_1', stop_at_s=0.0, stop_for_s=1e6)
+    node = simulator(stops='robot_1@0')
     graph.until(lambda: graph.state(node) == 'active')
     drive(graph, 0, 0.5)
     drive(graph, 1, 0.5)
@@ -163,8 +163,17 @@ def test_a_stopped_robot_stays_while_others_drive(graph, simulator):
     assert node._simulator.poses()[1, :2] == pytest.approx(start[1], abs=1e-3)
 
 
+def test_a_stopped_robot_goes_on_when_its_time_is_over(graph, simulator):
+    node = simulator(stops='1@0+2')
+    graph.until(lambda: graph.state(node) == 'active')
+    start = node._world.start_xy
+    drive(graph, 1, 0.5)
+    graph.until(lambda: node._simulator.poses()[1, 0] - start[1, 0] > 0.3, 'robot_1 to drive again')
+    assert node._simulator.time > 2.0
+
+
 def test_a_dropped_robot_falls_silent_and_others_do_not(graph, simulator):
-    node = simulator(drop_robot='robot_1', drop_at_s=1.0)
+    node = simulator(drop_outs='1@1')
     heard = graph.hear(TFMessage, '/tf', qos.TRANSFORMS)
     graph.until(lambda: (found := pose_of(heard, 0)) and found[1] > 3.0, 'three seconds of robot_0')
     last = max(
@@ -174,13 +183,13 @@ def test_a_dropped_robot_falls_silent_and_others_do_not(graph, simulator):
     assert graph.state(node) == 'active'
 
 
-def test_noise_shakes_reported_positions_only(graph, simulator):
-    node = simulator(odometry_noise=0.05)
+def test_noise_shakes_reported_poses_only(graph, simulator):
+    node = simulator(odometry_noise_m=0.05, odometry_noise_rad=0.03)
     heard = graph.hear(TFMessage, '/tf', qos.TRANSFORMS)
-    graph.until(lambda: len(heard) >= 40, 'forty transforms')
-    x = np.array([m.transforms[0].transform.translation.x for m in heard])
-    assert 0.025 < x.std() < 0.1
-    assert node._simulator.poses()[0, :2] == pytest.approx(node._world.start_xy[0], abs=1e-3)
+    graph.until(lambda: heard and to_seconds(heard[-1].transforms[0].header.stamp) > 30.0, 'thirty seconds')
+    x, _, yaw = np.array([from_transform(t.transform) for m in heard for t in m.transforms]).T
+    assert 0.02 < x.std() < 0.09 and 0.01 < yaw.std() < 0.06  # errors last two seconds, so this is a small sample
+    assert node._simulator.poses()[0] == pytest.approx([*node._world.start_xy[0], 0.0], abs=1e-3)
 
 
 IN_WALL = WORLD.replace('[[0, 0], [2, 0]]', '[[1, 1], [2, 0]]')
@@ -197,7 +206,8 @@ BAD = {
     'unknown key': ({'text': WORLD + 'robts: 3\n'}, "unknown key 'robts'; did you mean 'robots'?"),
     'more robots than starts': ({'robots': 3}, 'starts names 2 cells for 3 robots'),
     'size of a drawn map': ({'size': 9}, 'size only applies to a random map'),
-    'fault of a robot that is not there': ({'stop_robot': 'robot_9'}, 'there is no robot_9; robots are robot_0 to'),
+    'fault of a robot that is not there': ({'stops': 'robot_9@3'}, 'an outage names robot 9, but there are only 2'),
+    'fault that is misspelt': ({'drop_outs': '1 at 3'}, "'1 at 3' is no outage; write robot@seconds"),
     'no body': ({'body': 'sphere'}, "parameter 'body' must be 'wheeled' or 'disc'"),
 }
 

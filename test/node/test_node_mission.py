@@ -1,6 +1,7 @@
 """The mission node: what it publishes, and how it judges a run."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tf2_msgs.msg import TFMessage
 from attn_robotics.conversions.attention import to_attention_map
 from attn_robotics.conversions.grids import from_occupancy_grid
 from attn_robotics.conversions.poses import to_transforms
+from attn_robotics.nodes import mission as mission_module
 from attn_robotics.nodes.mission import MissionNode
 from attn_robotics.ros import qos
 
@@ -47,6 +49,11 @@ def stand(graph, node, xy):
     graph.tester.create_timer(0.05, lambda: publisher.publish(to_transforms(rows, names, ['map'] * len(xy), Time())))
 
 
+def say_nothing_touched(graph, node):
+    graph.say(UInt32(data=0), 'simulator/contacts', qos.LATCHED)
+    graph.until(lambda: node._mission.contacts == 0, 'the contacts')
+
+
 def goals_of(node):
     return node._world.frame.to_xy(node._world.instance.goals)
 
@@ -74,6 +81,7 @@ def test_latecomers_get_map_origins_and_goals(graph, mission):
 def test_all_on_their_goals_is_a_success(graph, mission, tmp_path):
     node = mission()
     graph.until(lambda: graph.state(node) == 'active')
+    say_nothing_touched(graph, node)
     stand(graph, node, goals_of(node))
     graph.until(lambda: node.is_done, 'the end')
     assert node.exit_code == 0
@@ -105,6 +113,70 @@ def test_a_contact_is_a_failure_even_when_all_arrive(graph, mission, tmp_path):
     assert summary['contacts'] == 2 and summary['arrived'] == 2 and not summary['success']
 
 
+def touch(first, second):
+    """What a contact sensor in Gazebo reports."""
+    sides = {'collision1': SimpleNamespace(name=first), 'collision2': SimpleNamespace(name=second)}
+    return SimpleNamespace(contacts=[SimpleNamespace(**sides)])
+
+
+@pytest.mark.parametrize('contacts_from', ['simulator', 'gazebo'])
+def test_a_run_of_which_nobody_tells_contacts_is_no_success(graph, mission, tmp_path, contacts_from, monkeypatch):
+    monkeypatch.setattr(mission_module, 'find_contacts', lambda: None)
+    node = mission(contacts_from=contacts_from)
+    graph.until(lambda: graph.state(node) == 'active')
+    stand(graph, node, goals_of(node))
+    graph.until(lambda: node.is_done, 'the end')
+    summary = summary_of(tmp_path)
+    assert node.exit_code == 1 and summary['arrived'] == 2
+    assert summary['contacts'] is None and not summary['success']
+    (line,) = graph.errors()
+    assert 'contacts unknown' in line and '2/2 arrived' in line
+    warned = [line for line in graph.warnings() if 'sudo apt install ros-jazzy-ros-gz' in line]
+    assert len(warned) == (contacts_from == 'gazebo')
+
+
+def test_contact_sensors_are_counted_once_all_of_them_are_there(graph, mission, monkeypatch):
+    monkeypatch.setattr(mission_module, 'find_contacts', lambda: UInt32)  # any type will do for the connection
+    node = mission(contacts_from='gazebo')
+    graph.until(lambda: graph.state(node) == 'active')
+    graph.tester.create_publisher(UInt32, 'robot_0/contacts', 10)
+    stand(graph, node, node._world.start_xy)
+    graph.until(lambda: node.count_publishers('robot_0/contacts') and node._mission.has_started, 'one sensor')
+    graph.settle()
+    assert node._mission.contacts is None
+    graph.tester.create_publisher(UInt32, 'robot_1/contacts', 10)
+    graph.until(lambda: node._mission.contacts == 0, 'the other sensor')
+    for names in (
+        ('robot_0::base_link::chassis', 'robot_1::base_link::chassis'),
+        ('robot_1::base_link::chassis', 'robot_0::base_link::chassis'),
+        ('robot_0::base_link::chassis', 'robot_0::left_wheel::tyre'),
+    ):
+        node._on_sensor(touch(*names))
+    assert node._mission.contacts == 1
+
+
+def test_a_tilde_in_the_result_folder_is_home(graph, mission, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    node = mission(out='~/results')
+    graph.until(lambda: graph.state(node) == 'active')
+    graph.stop(node)
+    assert (tmp_path / 'results' / 'summary.json').exists()
+
+
+def test_the_verdict_is_written_even_when_pictures_fail(graph, mission, tmp_path, monkeypatch):
+    def no_disk(*_):
+        raise OSError('no space left on device')
+
+    monkeypatch.setattr(mission_module, 'save_picture', no_disk)
+    node = mission()
+    graph.until(lambda: graph.state(node) == 'active')
+    say_nothing_touched(graph, node)
+    stand(graph, node, goals_of(node))
+    graph.until(lambda: node.is_done, 'the end')
+    assert summary_of(tmp_path)['success'] and node.exit_code == 0
+    assert [line for line in graph.warnings() if 'no space left on device' in line]
+
+
 def test_a_mission_that_never_saw_its_robots_says_so_when_it_ends(graph, mission, tmp_path):
     node = mission()
     graph.until(lambda: graph.state(node) == 'active')
@@ -116,6 +188,7 @@ def test_a_mission_that_never_saw_its_robots_says_so_when_it_ends(graph, mission
 def test_a_mission_that_stays_does_not_end_the_process(graph, mission):
     node = mission(exit_when_done=False, out='')
     graph.until(lambda: graph.state(node) == 'active')
+    say_nothing_touched(graph, node)
     stand(graph, node, goals_of(node))
     graph.until(lambda: node._closed, 'the verdict')
     assert not node.is_done and node.exit_code == 0
@@ -124,6 +197,7 @@ def test_a_mission_that_stays_does_not_end_the_process(graph, mission):
 def test_without_pictures_a_mission_asks_for_no_attention_and_keeps_no_frames(graph, mission):
     node = mission(out='')
     graph.until(lambda: graph.state(node) == 'active')
+    say_nothing_touched(graph, node)
     stand(graph, node, goals_of(node))
     graph.until(lambda: node.is_done, 'the end')
     assert not node.count_subscribers('sparc/attention') and not node._recording.times_s

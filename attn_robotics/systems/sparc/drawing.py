@@ -22,28 +22,44 @@ _ATTENTION = (30, 100, 235)  # BGR: orange
 
 @dataclass
 class Recording:
-    """What was seen of a run, at a few frames a second.
+    """What was seen of a run, at a few frames a second; a long run keeps every second, fourth, ... frame of them.
 
     Attributes:
+        most: frames that are kept at most.
         times_s: T times [s].
         positions: T arrays (N, 2) of x and y [m].
         edges: T lists of attention edges.
         goals: T arrays (N, 2) of x and y [m].
     """
 
+    most: int = 2000
     times_s: list[float] = field(default_factory=list)
     positions: list[NDArray[np.float64]] = field(default_factory=list)
     edges: list[Sequence[Edge]] = field(default_factory=list)
     goals: list[NDArray[np.float64]] = field(default_factory=list)
+    _offered: int = 0
+    _stride: int = 1
 
     def add(
         self, time_s: float, positions: NDArray[np.float64], edges: Sequence[Edge], goals: NDArray[np.float64]
     ) -> None:
-        """Keep one frame."""
+        """Offer one frame."""
+        self._offered += 1
+        if (self._offered - 1) % self._stride:
+            return
         self.times_s.append(time_s)
         self.positions.append(positions.copy())
         self.edges.append(edges)
         self.goals.append(goals.copy())
+        if len(self.times_s) > self.most:
+            for kept in (self.times_s, self.positions, self.edges, self.goals):
+                del kept[1::2]  # type: ignore[attr-defined]
+            self._stride *= 2
+
+    def busiest(self) -> int:
+        """The frame in which robots pay each other most attention, the middle one when there never was any."""
+        weights = [sum(weight for _, _, weight in edges) for edges in self.edges]
+        return int(np.argmax(weights)) if any(weights) else len(weights) // 2
 
 
 class Painter:
@@ -123,10 +139,10 @@ def _colors(count: int) -> list[tuple[int, int, int]]:
 
 
 def save_picture(path: Path, painter: Painter, recording: Recording) -> None:
-    """Write one PNG: the tracks of the whole run, and the busiest moment's attention."""
-    middle = len(recording.times_s) // 2
+    """Write one PNG: the tracks of the whole run, and the attention of its busiest moment."""
+    moment = recording.busiest()
     tracks = [np.array([frame[robot] for frame in recording.positions]) for robot in range(len(recording.positions[0]))]
-    image = painter.paint(recording.positions[middle], recording.goals[middle], recording.edges[middle], tracks)
+    image = painter.paint(recording.positions[moment], recording.goals[moment], recording.edges[moment], tracks)
     _write(path, cv2.imencode('.png', image)[1].tobytes())
 
 

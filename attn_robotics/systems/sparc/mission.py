@@ -9,6 +9,27 @@ from attn_robotics.simulation.instances import components
 from attn_robotics.simulation.world import World
 
 
+class ContactCounter:
+    """Count contact events in reports that repeat as long as two things touch.
+
+    Attributes:
+        events: so far. A pair that parts for less than `SAME_S` is still the same event.
+    """
+
+    SAME_S = 0.25
+
+    def __init__(self) -> None:
+        self.events = 0
+        self._last_s: dict[tuple[str, str], float] = {}
+
+    def take(self, first: str, second: str, now_s: float) -> None:
+        """Take the report that two things touch at `now_s`; who tells does not matter, both may."""
+        pair = (min(first, second), max(first, second))
+        if now_s - self._last_s.get(pair, -np.inf) > self.SAME_S:
+            self.events += 1
+        self._last_s[pair] = now_s
+
+
 class Mission:
     """The goals of a fleet and how far it has come.
 
@@ -20,7 +41,7 @@ class Mission:
     Attributes:
         goals: (N, 2) cells, the current ones.
         positions: (N, 2) newest x and y [m].
-        contacts: contact events that the simulator reported.
+        contacts: contact events that the simulator reported; None while nobody reports any.
         arrived: (N,) who has stood on its goal for `SETTLED_S`.
         delivered: goals reached so far.
     """
@@ -33,7 +54,7 @@ class Mission:
         self._rng = np.random.default_rng(world.instance.seed)
         self.goals = world.instance.goals.copy()
         self.positions = world.start_xy.copy()
-        self.contacts = 0
+        self.contacts: int | None = None
         self.arrived = np.zeros(world.robots, bool)
         self.delivered = 0
         self._seen = np.zeros(world.robots, bool)
@@ -62,7 +83,10 @@ class Mission:
 
     @property
     def is_success(self) -> bool:
-        """Whether the run is over, everybody arrived (or lifelong time is up) and nothing touched."""
+        """Whether the run is over, everybody arrived (or lifelong time is up) and it is known that nothing touched.
+
+        A run of which nobody tells whether something touched is no success.
+        """
         return self.is_over and self.contacts == 0 and (self._lifelong or bool(self.arrived.all()))
 
     def observe(self, robot: int, xy: tuple[float, float], now_s: float) -> None:
@@ -106,7 +130,8 @@ class Mission:
         what = (
             f'{self.delivered} goals reached' if self._lifelong else f'{self.arrived.sum()}/{len(self.arrived)} arrived'
         )
-        return f'{what} after {self.elapsed_s:.0f} s, {self.contacts} contacts'
+        contacts = 'contacts unknown' if self.contacts is None else f'{self.contacts} contacts'
+        return f'{what} after {self.elapsed_s:.0f} s, {contacts}'
 
     def failure(self) -> str:
         """Why the run is not a success, in one line."""
@@ -117,7 +142,9 @@ class Mission:
         if away and not self._lifelong:
             why = 'time is up' if self.elapsed_s >= self._timeout_s else 'interrupted'
             return f'{why}, not arrived: {", ".join(away[:5])}{" ..." if len(away) > 5 else ""}'
-        return f'{self.contacts} contacts' if self.contacts else 'interrupted'
+        if not self.is_over:
+            return 'interrupted'
+        return 'contacts unknown: nobody reports them' if self.contacts is None else f'{self.contacts} contacts'
 
     def summary(self) -> dict[str, object]:
         """Everything worth keeping of a run, ready for JSON."""
