@@ -145,7 +145,7 @@ def test_setup_makes_an_executable_of_every_node(setup_arguments):
     scripts = dict(line.split(' = ') for line in setup_arguments['entry_points']['console_scripts'])
     nodes = {path.stem for path in modules('nodes') if not path.stem.startswith('_')}
     assert set(scripts) == nodes
-    assert all(target == f'attn_robotics.nodes.{name}:main' for name, target in scripts.items())
+    assert all(target == f'attn_robotics.executables:{name}' for name, target in scripts.items())
 
 
 def test_setup_ships_every_package(setup_arguments):
