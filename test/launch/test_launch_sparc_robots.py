@@ -1,5 +1,6 @@
 """One process a robot: no central planner, one robot lost on the way."""
 
+import itertools
 import json
 import signal
 from pathlib import Path
@@ -46,6 +47,6 @@ def test_the_others_go_on_when_a_robot_is_killed(launch, graph, small_world):
 def read_parameters(process):
     """Contents of the parameter files of a node process, line by line."""
     arguments = process.cmdline()
-    files = [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == '--params-file']
+    files = [value for flag, value in itertools.pairwise(arguments) if flag == '--params-file']
     lines = [line for name in files for line in Path(name).read_text().splitlines()]
     return [line for line in lines if line.strip().startswith('robot:')]
