@@ -1,6 +1,7 @@
 """The gaze node in one process with a head that follows its trajectories."""
 
 import math
+import socket
 
 import numpy as np
 import pytest
@@ -122,6 +123,16 @@ def test_a_person_is_looked_at_and_everything_tells_so(graph, head, gaze):
     place = t.transform.translation
     assert math.degrees(math.atan2(place.y, place.x)) == pytest.approx(30.0, abs=4.0)
     assert not graph.errors()
+
+
+def test_a_language_model_server_that_is_down_never_stops_gaze(graph, head, gaze):
+    with socket.socket() as closed:  # bound, but nobody listens
+        closed.bind(('127.0.0.1', 0))
+        node = gaze(selection='vlm', vlm_url=f'http://127.0.0.1:{closed.getsockname()[1]}/v1', vlm_model='any')
+        graph.until(lambda: head.commands, 'a command')
+        graph.tester.create_timer(0.1, lambda: graph.say(head.target('anna', 30.0), 'people', qos.STATE))
+        graph.until(lambda: abs(gaze_yaw(head) - 30.0) < 4.0, 'gaze on the person')
+        graph.until(lambda: int(node.diagnose()[2]['vlm failed']) > 0, 'the count of failures')
 
 
 def test_a_voice_turns_gaze_to_where_nobody_is_seen(graph, head, gaze):
@@ -280,8 +291,13 @@ def test_faces_in_images_are_found_and_bad_images_are_named(graph, head, gaze):
     graph.until(dropped('image in another frame'), 'the complaint')
     timer = graph.tester.create_timer(0.1, show)
     graph.until(lambda: head.row[0] + head.row[2] > 5.0, 'a look at the face on the left')
-    timer.cancel()
+    graph.tester.destroy_timer(timer)
     assert not graph.errors()
+    node._faces._detector._process.kill()
+    graph.until(dropped('face detector died'), 'the complaint')
+    searched = node._faces.images
+    graph.tester.create_timer(0.1, show)
+    graph.until(lambda: node._faces.images > searched, 'a search by its successor')
 
 
 class Goal:
