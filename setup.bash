@@ -9,9 +9,14 @@ fi
 if [ "${VIRTUAL_ENV:-}" != "$_attn_root/.venv" ]; then
   export VIRTUAL_ENV="$_attn_root/.venv"
   export PATH="$VIRTUAL_ENV/bin:$PATH"
-  if [ ! -f "${AMENT_PREFIX_PATH%%:*}/share/launch_ros/package.xml" ]; then # no ROS of its own: the wheels are one
+  _attn_has_ros=
+  while IFS= read -r -d : _attn_prefix; do # any of them may be ROS: overlays come before it
+    if [ -f "$_attn_prefix/share/launch_ros/package.xml" ]; then _attn_has_ros=yes; fi
+  done <<< "${AMENT_PREFIX_PATH:-}:"
+  if [ -z "$_attn_has_ros" ]; then # no ROS of its own: the wheels are one
     export AMENT_PREFIX_PATH="$VIRTUAL_ENV" CMAKE_PREFIX_PATH="$VIRTUAL_ENV" ROS_DISTRO=jazzy ROS_VERSION=2
   fi
+  unset _attn_prefix _attn_has_ros
   # shellcheck disable=SC1091
   source "$_attn_root/install/local_setup.bash"
 fi

@@ -7,22 +7,24 @@ from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
     GroupAction,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
 )
-from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
 
+from attn_robotics.nodes._world import WorldParams
+from attn_robotics.simulation.world import World
 from launch import LaunchDescription
 
 # name, default, description, type as the nodes know it (None: for this file only)
 ARGUMENTS = (
-    ('robots', '8', 'number of robots', int),
+    ('robots', '0', 'number of robots; 0 takes the world description', int),
     ('size', '0', 'side of the random map [cells]; 0 takes the world description', int),
     ('density', '-1.0', 'share of obstacles on the random map; below 0 takes the world description', float),
     ('seed', '-1', 'seed of map, starts and goals; below 0 takes the world description', int),
@@ -39,10 +41,11 @@ ARGUMENTS = (
         float,
     ),
     ('scan', 'false', 'publish a lidar for every robot', bool),
-    ('odometry_noise', '0.0', 'embedded simulator: standard deviation of reported positions [m]', float),
-    ('stop_robot', '', 'embedded simulator: a robot whose wheels stop for a while, such as robot_3', str),
-    ('drop_robot', '', 'embedded simulator: a robot that drops out for ever', str),
+    ('stops', '', 'embedded simulator: robots whose wheels fail, such as 3@10+5 (robot@seconds+duration)', str),
+    ('drop_outs', '', 'embedded simulator: robots that fall silent for ever, such as 3@10, robot_7@20', str),
+    ('odometry_noise', '0.0', 'embedded simulator: standard deviation of poses [m, and rad of heading]', float),
     ('message_loss', '0.0', 'planner:=robots: share of messages between robots that get lost', float),
+    ('message_delay', '0.0', 'planner:=robots: how late messages between robots come [s]', float),
     ('lifelong', 'false', 'new goals for ever; end with Ctrl-C or timeout_s', bool),
     ('timeout_s', '900.0', 'give up after this time [simulated s]', float),
     ('exit_when_done', 'true', 'end everything when the mission is over', bool),
@@ -57,12 +60,18 @@ ARGUMENTS = (
     ('log_level', 'info', 'debug, info, warn or error', None),
 )
 KIND = {name: kind for name, _, _, kind in ARGUMENTS}
-WORLD = ('world', 'robots', 'size', 'density', 'seed', 'map')
+WORLD = ('world', 'size', 'density', 'seed', 'map')  # and robots, whose number everybody must know
+LIMITS = ('max_speed', 'max_acceleration', 'max_turn_rate', 'max_turn_acceleration')
+
+
+def parameter(name: str) -> ParameterValue:
+    """A node parameter from the launch argument of a name."""
+    return ParameterValue(LaunchConfiguration(name), value_type=KIND[name])
 
 
 def parameters(*names: str) -> dict[str, ParameterValue]:
     """Node parameters from launch arguments of the same name."""
-    return {name: ParameterValue(LaunchConfiguration(name), value_type=KIND[name]) for name in names}
+    return {name: parameter(name) for name in names}
 
 
 def node(executable: str, *names: str, use_sim_time: bool = True, **options) -> Node:
@@ -77,19 +86,14 @@ def node(executable: str, *names: str, use_sim_time: bool = True, **options) -> 
     )
 
 
-def is_choice(name: str, value: str) -> IfCondition:
-    """Whether an argument has a value."""
-    return IfCondition(PythonExpression(["'", LaunchConfiguration(name), f"' == '{value}'"]))
-
-
 def from_file(context) -> list:
     """The user's parameter file, when there is one."""
     path = LaunchConfiguration('params_file').perform(context)
     return [path] if path else []
 
 
-def check(context) -> None:
-    """Refuse arguments of the wrong type by name, before anything starts."""
+def check(context) -> World:
+    """Refuse arguments of the wrong type by name, and bad worlds, before anything starts; returns the world."""
     for name, kind in KIND.items():
         value = LaunchConfiguration(name).perform(context)
         try:
@@ -100,48 +104,60 @@ def check(context) -> None:
             words = {bool: 'true or false', int: 'a whole number', float: 'a number'}[kind]
             raise RuntimeError(f'launch argument {name} must be {words}, got {value!r}')
 
+    values = {name: LaunchConfiguration(name).perform(context) for name in (*WORLD, 'robots')}
+    return WorldParams(**{name: KIND[name](value) for name, value in values.items()}).load()
+
+
+def when_mission_ends(event, context) -> list:
+    """End everything with the mission, unless somebody killed it: robots don't need it to drive."""
+    if event.returncode in (0, 1):
+        return [EmitEvent(event=Shutdown(reason='the mission is over'))]
+    return [LogInfo(msg=f'mission was lost (exit code {event.returncode}); the others go on, end them with Ctrl-C')]
+
 
 def everything(context) -> list:
-    """Build the nodes; here, since their number depends on the arguments."""
-    check(context)
+    """Build the nodes; here, since their number depends on the world."""
+    world = check(context)
+    robots = {'robots': world.robots}
     extra = from_file(context)
     simulator = LaunchConfiguration('simulator').perform(context)
     nodes: list = []
     if simulator == 'gazebo':
         from attn_robotics.ros.gazebo import gazebo_actions
 
-        nodes += gazebo_actions(context)
+        nodes += gazebo_actions(context, world)
     else:
+        noise = {f'odometry_noise_{unit}': parameter('odometry_noise') for unit in ('m', 'rad')}
         nodes.append(
             node(
                 'embedded_simulator',
                 *WORLD,
-                *('body', 'real_time_factor', 'headless', 'scan', 'odometry_noise', 'stop_robot', 'drop_robot'),
+                *('body', 'real_time_factor', 'headless', 'scan', 'stops', 'drop_outs'),
                 use_sim_time=False,
-                extra=extra,
+                extra=[robots, noise, *extra],
             )
         )
     planning = ('weights', 'device', 'backend')
+    limits = {name: float(getattr(world.robot, name)) for name in LIMITS}
     if LaunchConfiguration('planner').perform(context) == 'robots':
-        for index in range(int(LaunchConfiguration('robots').perform(context))):
-            own = {'robot': f'robot_{index}'}
+        radio = {'message_loss': parameter('message_loss'), 'message_delay_s': parameter('message_delay')}
+        for index, name in enumerate(world.names):
             nodes.append(
                 node(
                     'sparc_robot',
-                    'robots',
-                    'message_loss',
                     *planning,
-                    extra=[own, *extra],
+                    extra=[{'robot': name}, robots, limits, radio, *extra],
                     name=f'sparc_{index}',
                 )
             )
     else:
-        nodes.append(node('sparc_fleet', 'robots', *planning, extra=extra))
-    mission = node('mission', *WORLD, 'lifelong', 'timeout_s', 'exit_when_done', 'out', extra=extra)
-    nodes.append(mission)
-    over = RegisterEventHandler(
-        OnProcessExit(target_action=mission, on_exit=[EmitEvent(event=Shutdown(reason='the mission is over'))])
+        nodes.append(node('sparc_fleet', *planning, extra=[robots, limits, *extra]))
+    contacts = {'contacts_from': 'gazebo' if simulator == 'gazebo' else 'simulator'}
+    mission = node(
+        'mission', *WORLD, 'lifelong', 'timeout_s', 'exit_when_done', 'out', extra=[robots, contacts, *extra]
     )
+    nodes.append(mission)
+    over = RegisterEventHandler(OnProcessExit(target_action=mission, on_exit=when_mission_ends))
     return [GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes]), over]
 
 

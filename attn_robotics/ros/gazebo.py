@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import shlex
 import shutil
@@ -20,7 +21,6 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from attn_robotics.paths import find_config
 from attn_robotics.simulation.sdf import bridge_config, to_sdf
 from attn_robotics.simulation.world import World
 
@@ -33,27 +33,26 @@ class GazeboError(RuntimeError):
     """Gazebo cannot be used; the message says what is missing and how to get it."""
 
 
-def gazebo_actions(context: LaunchContext) -> list[Any]:
+def gazebo_actions(context: LaunchContext, world: World) -> list[Any]:
     """Everything that runs the launch's world in Gazebo.
 
-    Writes world.sdf and bridge.yaml into `<out>/gazebo`, or into a temporary folder without `out`.
+    Writes world.sdf and bridge.yaml into `<out>/gazebo`, or without `out` into a folder that goes with this process.
 
     Args:
         context: of a launch that has the arguments of `sparc_sim.launch.py`.
+        world: which all nodes of the launch read.
 
     Raises:
         GazeboError: Gazebo or ros_gz is missing.
-        WorldError: the world description is wrong.
     """
 
     def argument(name: str) -> str:
         return str(LaunchConfiguration(name).perform(context))
 
     share = check_installation()
-    world = load_world(argument)
     scan = argument('scan').lower() == 'true'
     out = argument('out')
-    folder = Path(out).expanduser().absolute() / 'gazebo' if out else Path(tempfile.mkdtemp(prefix='attn_gazebo_'))
+    folder = Path(out).expanduser().absolute() / 'gazebo' if out else passing_folder()
     folder.mkdir(parents=True, exist_ok=True)
     sdf, bridge = folder / 'world.sdf', folder / 'bridge.yaml'
     sdf.write_text(to_sdf(world, scan=scan))
@@ -77,6 +76,13 @@ def gazebo_actions(context: LaunchContext) -> list[Any]:
             parameters=[{'config_file': str(bridge)}],
         ),
     ]
+
+
+def passing_folder() -> Path:
+    """A folder that is removed when this process, which outlives Gazebo, ends."""
+    folder = tempfile.mkdtemp(prefix='attn_gazebo_')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def has(package: str) -> bool:
@@ -103,20 +109,6 @@ def check_installation() -> Path:
             'type: sudo apt install ros-jazzy-ros-gz (or use simulator:=embedded)'
         )
     return Path(get_package_share_directory('ros_gz_sim'))
-
-
-def load_world(argument: Callable[[str], str]) -> World:
-    """The world that launch arguments describe, as the nodes read it (see `nodes/_world.py`)."""
-    robots, size, density, seed = (float(argument(name)) for name in ('robots', 'size', 'density', 'seed'))
-    drawing = argument('map')
-    return World.load(
-        find_config(argument('world')),
-        robots=int(robots) or None,
-        size=int(size) or None,
-        density=density if density >= 0 else None,
-        seed=int(argument('seed')) if seed >= 0 else None,
-        map=str(Path(drawing).expanduser()) if drawing not in ('', 'random') else (drawing or None),
-    )
 
 
 def below(namespace: str, config: str) -> str:

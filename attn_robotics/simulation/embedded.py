@@ -73,7 +73,6 @@ class EmbeddedSimulator:
         self._wanted = np.zeros((count, 2))  # commanded linear and angular
         self._set_point = np.zeros((count, 2))  # the same within the acceleration limits
         self._commanded_at = np.full(count, -np.inf)
-        self._removed = np.zeros(count, bool)
         self._stopped = np.zeros(count, bool)
         self._stride = max(1, round(CONTROL_PERIOD / timestep))
         self._tick = 0
@@ -97,7 +96,7 @@ class EmbeddedSimulator:
         Args:
             linear: (N,) forward speeds [m/s], or as many as `robots` names.
             angular: (N,) turn rates [rad/s], positive to the left.
-            robots: indices, all robots when None. Removed robots don't listen.
+            robots: indices, all robots when None.
 
         Raises:
             ValueError: a speed is not finite or the shapes don't fit.
@@ -132,10 +131,6 @@ class EmbeddedSimulator:
         yaw = self._yaw()
         linear = np.cos(yaw) * self._qvel[:, 0] + np.sin(yaw) * self._qvel[:, 1]
         return np.stack([linear, self._qvel[:, 5 if self.body == 'wheeled' else 2]], axis=-1)
-
-    def remove(self, robot: int) -> None:
-        """Switch a robot off: it brakes, ignores commands and stays where it is, an obstacle to the others."""
-        self._removed[robot] = True
 
     def stop(self, robots: ArrayLike) -> None:
         """Let the wheels of some robots fail until further notice: they brake and ignore commands.
@@ -223,7 +218,7 @@ class EmbeddedSimulator:
 
     def _drive(self) -> None:
         """Move the motors' set points towards the commands."""
-        listening = (self.time - self._commanded_at <= self.watchdog) & ~self._removed & ~self._stopped
+        listening = (self.time - self._commanded_at <= self.watchdog) & ~self._stopped
         change = self._wanted * listening[:, None] - self._set_point
         self._set_point += np.minimum(np.maximum(change, -self._ramp), self._ramp)  # np.clip takes twice as long
         if self.body == 'wheeled':

@@ -10,10 +10,10 @@ import pytest
 pytestmark = [pytest.mark.ros, pytest.mark.xdist_group('launch')]
 
 
-def test_robots_without_a_planner_arrive_though_messages_get_lost(launch, small_world, tmp_path):
+def test_robots_without_a_planner_arrive_though_messages_get_lost_and_late(launch, small_world, tmp_path):
     run = launch(
         small_world, 'planner:=robots', 'body:=disc', 'real_time_factor:=3', 'robots:=3', 'message_loss:=0.1',
-        f'out:={tmp_path / "out"}',
+        'message_delay:=0.05', f'out:={tmp_path / "out"}',
     )  # fmt: skip
     assert run.end() == 0, run.text()
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())

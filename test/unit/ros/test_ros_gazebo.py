@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,10 @@ import yaml
 from launch.actions import IncludeLaunchDescription, LogInfo, RegisterEventHandler
 from launch_ros.actions import Node
 
+from attn_robotics.nodes._world import WorldParams
 from attn_robotics.ros import gazebo
 from attn_robotics.ros.gazebo import GazeboError, gazebo_actions, watch_log
-from attn_robotics.simulation.errors import WorldError
+from attn_robotics.simulation.sdf import to_sdf
 from launch import LaunchContext
 
 pytestmark = pytest.mark.ros
@@ -65,10 +67,12 @@ def prefix(tmp_path, monkeypatch):
     return root
 
 
+WORLD = WorldParams(robots=3, size=8, density=0.1, seed=4).load()
+
+
 def context(**changes):
     """A launch context with the arguments of sparc_sim.launch.py."""
     defaults = {
-        'world': 'worlds/random.yaml', 'robots': '3', 'size': '8', 'density': '0.1', 'seed': '4', 'map': '',
         'scan': 'false', 'headless': 'true', 'out': '', 'namespace': '',
     }  # fmt: skip
     made = LaunchContext()
@@ -77,7 +81,7 @@ def context(**changes):
 
 
 def test_it_writes_world_and_bridge_where_the_results_go(prefix, tmp_path):
-    actions = gazebo_actions(context(out=str(tmp_path / 'out')))
+    actions = gazebo_actions(context(out=str(tmp_path / 'out')), WORLD)
     assert [type(a) for a in actions] == [LogInfo, RegisterEventHandler, IncludeLaunchDescription, Node]
     sdf = (tmp_path / 'out' / 'gazebo' / 'world.sdf').read_text()
     assert sdf.count('<model name="robot_') == 3 and 'version="1.9"' in sdf
@@ -89,24 +93,35 @@ def test_it_writes_world_and_bridge_where_the_results_go(prefix, tmp_path):
 
 
 def test_it_is_the_world_that_the_nodes_read(prefix, tmp_path):
-    from attn_robotics.nodes._world import WorldParams
-    from attn_robotics.simulation.sdf import to_sdf
+    gazebo_actions(context(out=str(tmp_path)), WORLD)
+    assert (tmp_path / 'gazebo' / 'world.sdf').read_text() == to_sdf(WORLD)
 
-    gazebo_actions(context(out=str(tmp_path)))
-    same = WorldParams(robots=3, size=8, density=0.1, seed=4).load()
-    assert (tmp_path / 'gazebo' / 'world.sdf').read_text() == to_sdf(same)
+
+def test_without_a_result_folder_nothing_stays_behind(prefix):
+    code = (
+        'from launch import LaunchContext\n'
+        'from attn_robotics.nodes._world import WorldParams\n'
+        'from attn_robotics.ros.gazebo import gazebo_actions\n'
+        'context = LaunchContext()\n'
+        f'context.launch_configurations.update({dict(context().launch_configurations)!r})\n'
+        'print(gazebo_actions(context, WorldParams(robots=1).load())[0].msg[0].text)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.split('Gazebo runs ')[1].strip()).parent
+    assert folder.name.startswith('attn_gazebo_') and not folder.exists()
 
 
 @pytest.mark.parametrize(('headless', 'arguments'), [('true', ['-r', '-s']), ('false', ['-r'])])
 def test_the_server_gets_the_world_also_from_a_folder_with_spaces(prefix, tmp_path, headless, arguments):
     out = tmp_path / 'my results'
-    include = gazebo_actions(context(out=str(out), headless=headless))[2]
+    include = gazebo_actions(context(out=str(out), headless=headless), WORLD)[2]
     given = {str(key): str(value) for key, value in include.launch_arguments}
     assert shlex.split(given['gz_args']) == [*arguments, str(out / 'gazebo' / 'world.sdf')]
 
 
 def test_a_namespace_moves_robot_topics_only(prefix, tmp_path):
-    gazebo_actions(context(out=str(tmp_path), namespace='/hall'))
+    gazebo_actions(context(out=str(tmp_path), namespace='/hall'), WORLD)
     entries = yaml.safe_load((tmp_path / 'gazebo' / 'bridge.yaml').read_text())
     pairs = {entry['ros_topic_name']: entry['gz_topic_name'] for entry in entries}
     assert pairs['/hall/robot_1/odom'] == '/robot_1/odom' and pairs['/clock'] == '/clock' and '/tf' in pairs
@@ -119,14 +134,9 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(prefix, monk
     else:
         (prefix / 'share' / 'ament_index' / 'resource_index' / 'packages' / missing).unlink()
     with pytest.raises(GazeboError, match='sudo apt install ros-jazzy-ros-gz') as caught:
-        gazebo_actions(context())
+        gazebo_actions(context(), WORLD)
     named = str(caught.value).split('but ')[1].split(' is not installed')[0]
     assert named == ('the gz command' if missing == 'gz' else missing)
-
-
-def test_a_bad_world_is_refused_before_anything_starts(prefix):
-    with pytest.raises(WorldError, match='nowhere'):
-        gazebo_actions(context(world='worlds/nowhere.yaml'))
 
 
 def said(text, name='gz-1'):
@@ -147,16 +157,17 @@ import sys
 sys.path[:0] = {paths!r}
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from attn_robotics.nodes._world import WorldParams
 from attn_robotics.ros.gazebo import gazebo_actions
 
-NAMES = dict(world='worlds/random.yaml', robots='2', size='6', density='0.0', seed='1', map='', scan='false',
-             headless='true', out={out!r}, namespace='')
+NAMES = dict(scan='false', headless='true', out={out!r}, namespace='')
+WORLD = WorldParams(robots=2, size=6, density=0.0, seed=1).load()
 
 
 def generate_launch_description():
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value=value, description=name) for name, value in NAMES.items()),
-        OpaqueFunction(function=gazebo_actions),
+        OpaqueFunction(function=gazebo_actions, args=[WORLD]),
     ])
 """
 

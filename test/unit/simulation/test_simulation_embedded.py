@@ -120,13 +120,12 @@ def test_driving_into_an_obstacle_is_counted_and_passing_it_closely_is_not(body)
     assert passes.contact_events == 0
 
 
-def test_a_stopped_robot_brakes_and_goes_on_and_a_removed_one_never_does(body):
+def test_a_stopped_robot_brakes_and_goes_on_when_it_may(body):
     simulator = EmbeddedSimulator(draw(ROOM, [[2, 0], [4, 0]]), body=body)
-    simulator.remove(1)
-    simulator.stop([True, False])
+    simulator.stop([True, True])
     drive(simulator, 0.5, 0.0, 1.0)
     np.testing.assert_allclose(simulator.poses()[:, 0], 0.5, atol=5e-3)
-    simulator.stop([False, False])
+    simulator.stop([False, True])
     drive(simulator, 0.5, 0.0, 2.0)
     assert simulator.poses()[0, 0] > 1.0
     assert simulator.poses()[1, 0] == pytest.approx(0.5, abs=5e-3)
