@@ -88,7 +88,7 @@ def to_twist(linear: float, angular: float) -> Twist:
     return message
 
 
-def to_pose_stamped(xy: Sequence[float], frame_id: str, stamp: Time) -> PoseStamped:
+def to_pose_stamped(xy: Sequence[float] | NDArray[np.floating], frame_id: str, stamp: Time) -> PoseStamped:
     """A point on the floor [m] as a pose that faces along x."""
     message = PoseStamped()
     message.header.frame_id = frame_id

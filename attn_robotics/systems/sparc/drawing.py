@@ -78,8 +78,8 @@ class Painter:
         self._frame = frame
         self._zoom = max(4, side // max(grid.shape))
         self._radius_m = radius_m
-        cells = np.where(grid[..., None], np.uint8(_WALL), np.uint8(_FLOOR))
-        self._base = np.kron(cells, np.ones((self._zoom, self._zoom, 1), np.uint8))
+        cells = np.where(grid[..., None], np.array(_WALL, np.uint8), np.array(_FLOOR, np.uint8))
+        self._base: NDArray[np.uint8] = np.kron(cells, np.ones((self._zoom, self._zoom, 1), np.uint8)).astype(np.uint8)
         # Thin lines between cells, drawn only where they are darker than what is there.
         self._base[self._zoom :: self._zoom] = np.minimum(self._base[self._zoom :: self._zoom], _LINES)
         self._base[:, self._zoom :: self._zoom] = np.minimum(self._base[:, self._zoom :: self._zoom], _LINES)
@@ -102,7 +102,7 @@ class Painter:
         Returns:
             (rows, columns, 3) uint8, blue green red.
         """
-        image = self._base.copy()
+        image: NDArray[np.uint8] = self._base.copy()
         colors = _colors(len(positions))
         fixed = 1 << self._SHIFT
         radius = max(2, round(self._radius_m / self._frame.resolution * self._zoom * fixed))
@@ -116,10 +116,10 @@ class Painter:
         peak = max((weight for _, _, weight in edges), default=1.0)
         for query, key, weight in sorted(edges, key=lambda edge: edge[2]):
             share = 0.2 + 0.8 * weight / peak  # faded towards the floor's colour, since OpenCV draws opaque lines
-            color = tuple(
+            faded = tuple(
                 round(share * line + (1 - share) * floor) for line, floor in zip(_ATTENTION, _FLOOR, strict=True)
             )
-            cv2.line(image, tuple(spots[query]), tuple(spots[key]), color, 2, cv2.LINE_AA, self._SHIFT)
+            cv2.line(image, tuple(spots[query]), tuple(spots[key]), faded, 2, cv2.LINE_AA, self._SHIFT)
         for spot, color in zip(spots, colors, strict=True):
             cv2.circle(image, tuple(spot), radius, color, -1, cv2.LINE_AA, self._SHIFT)
             cv2.circle(image, tuple(spot), radius, (60, 60, 60), 1, cv2.LINE_AA, self._SHIFT)

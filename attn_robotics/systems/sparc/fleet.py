@@ -76,8 +76,8 @@ class FleetConfig:
     horizon: int = 3
     shortest_s: float = 0.5
     ready_lag: int = 1
-    ready_share: float = 1.0
-    patience_s: float = 3.0
+    ready_share: float = 0.6
+    patience_s: float = 2.5
     stall_s: float = 3.0
     retry_s: float = 5.0
     lost_s: float = 2.0
