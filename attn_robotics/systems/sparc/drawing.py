@@ -78,8 +78,8 @@ class Painter:
         self._frame = frame
         self._zoom = max(4, side // max(grid.shape))
         self._radius_m = radius_m
-        cells = np.where(grid[..., None], np.uint8(_WALL), np.uint8(_FLOOR))
-        self._base = np.kron(cells, np.ones((self._zoom, self._zoom, 1), np.uint8))
+        cells = np.where(grid[..., None], np.array(_WALL, np.uint8), np.array(_FLOOR, np.uint8))
+        self._base: NDArray[np.uint8] = np.kron(cells, np.ones((self._zoom, self._zoom, 1), np.uint8))
         # Thin lines between cells, drawn only where they are darker than what is there.
         self._base[self._zoom :: self._zoom] = np.minimum(self._base[self._zoom :: self._zoom], _LINES)
         self._base[:, self._zoom :: self._zoom] = np.minimum(self._base[:, self._zoom :: self._zoom], _LINES)
