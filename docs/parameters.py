@@ -1,18 +1,39 @@
-"""Write the parameter tables of README.md from the nodes' dataclasses; `--check` only says whether they agree."""
+"""Write the tables of parameters and launch arguments of README.md from the nodes and launch files; `--check` only says whether they agree."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import re
 import sys
 from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument
 
 from attn_robotics.ros.lifecycle import AttnNode
 from attn_robotics.ros.parameters import table
 
 README = Path(__file__).resolve().parent.parent / 'README.md'
 BLOCK = re.compile(r'(<!-- parameters: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+ARGUMENTS = re.compile(r'(<!-- arguments: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def arguments(name: str) -> str:
+    """Table of the arguments of a launch file."""
+    path = README.parent / 'launch' / f'{name}.launch.py'
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    lines = ['| argument | default | meaning |', '| --- | --- | --- |']
+    for entity in module.generate_launch_description().entities:
+        if isinstance(entity, DeclareLaunchArgument):
+            default = ''.join(part.text for part in entity.default_value or ())
+            lines.append(f'| `{entity.name}` | `{default or repr(default)}` | {entity.description} |')
+    return '\n'.join(lines)
 
 
 def rendered(text: str) -> str:
@@ -27,6 +48,7 @@ def rendered(text: str) -> str:
         ]
         return f'{match[1]}{table(kinds[0].Params)}\n{match[3]}'
 
+    text = ARGUMENTS.sub(lambda match: f'{match[1]}{arguments(match[2])}\n{match[3]}', text)
     return BLOCK.sub(fill, text)
 
 

@@ -147,9 +147,9 @@ class MissionNode(AttnNode):
         return (DiagnosticStatus.WARN if mission.contacts else DiagnosticStatus.OK), mission.line(), values
 
     def _send_goal(self, robot: int) -> None:
-        xy = self._world.frame.to_xy(self._mission.goals[robot])
+        x, y = self._world.frame.to_xy(self._mission.goals[robot]).tolist()
         stamp = self.get_clock().now().to_msg()
-        self._goals[robot].publish(to_pose_stamped(xy, self.params.map_frame, stamp))
+        self._goals[robot].publish(to_pose_stamped((x, y), self.params.map_frame, stamp))
 
     def _on_transforms(self, message: TFMessage) -> None:
         for robot, pose in self._transforms.take(message):

@@ -79,7 +79,7 @@ class Painter:
         self._zoom = max(4, side // max(grid.shape))
         self._radius_m = radius_m
         cells = np.where(grid[..., None], np.array(_WALL, np.uint8), np.array(_FLOOR, np.uint8))
-        self._base: NDArray[np.uint8] = np.kron(cells, np.ones((self._zoom, self._zoom, 1), np.uint8)).astype(np.uint8)
+        self._base: NDArray[np.uint8] = cells.repeat(self._zoom, axis=0).repeat(self._zoom, axis=1)
         # Thin lines between cells, drawn only where they are darker than what is there.
         self._base[self._zoom :: self._zoom] = np.minimum(self._base[self._zoom :: self._zoom], _LINES)
         self._base[:, self._zoom :: self._zoom] = np.minimum(self._base[:, self._zoom :: self._zoom], _LINES)
@@ -102,7 +102,7 @@ class Painter:
         Returns:
             (rows, columns, 3) uint8, blue green red.
         """
-        image: NDArray[np.uint8] = self._base.copy()
+        image = self._base.copy()
         colors = _colors(len(positions))
         fixed = 1 << self._SHIFT
         radius = max(2, round(self._radius_m / self._frame.resolution * self._zoom * fixed))

@@ -1,4 +1,4 @@
-"""The product's fleet, driving the embedded simulator with everything that can go wrong; only the network is missing."""
+"""The product's fleet, driving the embedded simulator with all that can go wrong; only the network is missing."""
 
 from __future__ import annotations
 
