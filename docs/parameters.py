@@ -1,4 +1,4 @@
-"""Write the tables of parameters and launch arguments of README.md from the nodes and launch files; `--check` only says whether they agree."""
+"""Write README.md's tables of parameters and launch arguments; `--check` only says whether they agree."""
 
 from __future__ import annotations
 
