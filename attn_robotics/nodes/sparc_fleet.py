@@ -25,10 +25,12 @@ from visualization_msgs.msg import MarkerArray
 
 from attn_robotics.conversions import attention as attention_messages
 from attn_robotics.conversions.grids import GridError, from_occupancy_grid
+from attn_robotics.conversions.plan_step import from_plan_step, refusal, to_plan_step
 from attn_robotics.conversions.poses import to_twist
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.conversions.transforms import RobotTransforms
 from attn_robotics.ros import qos
+from attn_robotics.ros.deferred import Deferred, DeferredService
 from attn_robotics.ros.lifecycle import AttnNode, run_node
 from attn_robotics.ros.parameters import param
 from attn_robotics.ros.worker import LatestWorker
@@ -36,7 +38,9 @@ from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.fleet import LOST, Decision, Fleet, FleetConfig, FleetError, Proposal
 from attn_robotics.systems.sparc.motion import MotionLimits
 from attn_robotics.systems.sparc.policy import SparcPolicy, WeightsError
+from attn_robotics.systems.sparc.step import StepPlanner
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
+from attn_robotics_interfaces.srv import PlanStep
 
 FUTURE_S = 10.0  # a stamp further ahead belongs to another clock, not to a late one
 
@@ -115,6 +119,11 @@ class SparcFleet(AttnNode):
         self._attention = self.create_publisher(AttentionMap, '~/attention', qos.STATE)
         self._markers = self.create_publisher(MarkerArray, '~/attention_markers', qos.STATE)
         self._image = self.create_publisher(Image, '~/attention_image', qos.SENSOR)
+        self._planner = StepPlanner(
+            SparcPolicy.load(Path(p.weights).expanduser() if p.weights else None, device=p.device, backend=p.backend),
+            seed=p.seed,
+        )
+        self._plan_step = DeferredService(self, PlanStep, '~/plan_step', self._on_plan_step, refusal, own_thread=True)
         self._timer = self.create_timer(1.0 / p.control_rate, self._control, autostart=False)
         self._last_control_s: float | None = None
         self._last_sent = np.zeros((p.robots, 2))
@@ -135,6 +144,9 @@ class SparcFleet(AttnNode):
         if not hasattr(self, '_worker'):
             return
         self._worker.close()
+        if hasattr(self, '_plan_step'):
+            self._plan_step.close('the planner is being cleaned up')
+            del self._plan_step
         for subscription in self._held:
             self.destroy_subscription(subscription)
         for publisher in (*self._commands, self._status, self._attention, self._markers, self._image):
@@ -203,6 +215,17 @@ class SparcFleet(AttnNode):
             self._fleet.set_goal(robot, self._fleet.frame.to_cell(np.array(self._goals[robot])))
         except FleetError as error:
             self.drop('bad goal', str(error))
+
+    def _on_plan_step(self, request: PlanStep.Request, deferred: Deferred) -> None:
+        """Answer one joint decision; this runs in the service's own thread."""
+        response = deferred.response
+        try:
+            plan = self._planner.plan(*from_plan_step(request), reset=request.reset)
+            to_plan_step(plan, response)
+        except ValueError as error:
+            self.dropped['bad plan_step'] += 1
+            refusal(response, str(error))
+        deferred.answer(response)
 
     # The loop.
     def _control(self) -> None:

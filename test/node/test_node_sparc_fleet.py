@@ -20,6 +20,7 @@ from attn_robotics.ros import qos
 from attn_robotics.simulation.grid import GridFrame, parse_grid
 from attn_robotics.systems.sparc.fleet import LOST
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
+from attn_robotics_interfaces.srv import PlanStep
 
 pytestmark = pytest.mark.ros
 
@@ -323,3 +324,48 @@ def test_two_fleets_in_two_namespaces_do_not_hear_each_other(graph, small_weight
     graph.until(lambda: first._map is not None, 'the map of /a')
     assert second._map is None
     assert {p.topic_name for p in second.publishers if p.msg_type is Twist} == {'/b/robot_0/cmd_vel'}
+
+
+def ask(graph, node, **fields):
+    """Call plan_step and wait for the answer."""
+    client = graph.tester.create_client(PlanStep, 'sparc/plan_step')
+    graph.until(client.service_is_ready, 'the service')
+    future = client.call_async(PlanStep.Request(**fields))
+    graph.until(future.done, 'an answer')
+    return future.result()
+
+
+ROOM_REQUEST = {
+    'height': 2, 'width': 3, 'grid': bytes([0, 0, 0, 0, 1, 0]),
+    'rows': [0, 1], 'columns': [0, 2], 'goal_rows': [0, 0], 'goal_columns': [2, 0],
+}  # fmt: skip
+
+
+def test_plan_step_moves_a_fleet_without_topics_and_without_conflict(graph, fleet):
+    node = fleet()
+    graph.until(lambda: graph.state(node) == 'active')
+    cells = [(0, 0), (1, 2)]
+    for step in range(6):
+        fields = {**ROOM_REQUEST, 'rows': [r for r, _ in cells], 'columns': [c for _, c in cells], 'reset': step == 0}
+        answer = ask(graph, node, **fields)
+        assert answer.success, answer.message
+        cells = list(zip(answer.next_rows, answer.next_columns, strict=True))
+        assert len(set(cells)) == 2 and (1, 1) not in cells and len(answer.preferences) == 10
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'grid': bytes(5)}, 'grid has 5 cells for 2 x 3'),
+        ({'rows': [0]}, 'must be equally long'),
+        ({'rows': [0, 0], 'columns': [0, 0]}, 'share the start'),
+        ({'rows': [1, 1], 'columns': [1, 2]}, 'inside an obstacle'),
+        ({'goal_rows': [9, 0]}, 'off the 2 x 3 map'),
+    ],
+)
+def test_a_bad_plan_step_is_one_line_and_counted(graph, fleet, change, words):
+    node = fleet()
+    graph.until(lambda: graph.state(node) == 'active')
+    answer = ask(graph, node, **{**ROOM_REQUEST, **change})
+    assert not answer.success and words in answer.message and '\n' not in answer.message
+    assert node.dropped['bad plan_step'] == 1
