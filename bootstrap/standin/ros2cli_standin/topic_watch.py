@@ -21,6 +21,7 @@ from ros2cli_standin.yaml_messages import to_plain, to_yaml
 
 REPORT_S = 1.0
 PUBLISHERS_S = 1.0
+LOOK_S = 0.5  # how often echo looks for publishers that were not there before
 
 
 def echo(args: argparse.Namespace) -> None:
@@ -38,15 +39,31 @@ def echo(args: argparse.Namespace) -> None:
             print(text_of(message, args), end='---\n', flush=True)
             done = args.once
 
-        node.create_subscription(message_class, topic, show, profile_for(node, topic, args))
+        wait_until(lambda: node.get_publishers_info_by_topic(topic) or None, PUBLISHERS_S)
+        subscription, profile = None, None
         while not done:
-            rclpy.spin_once(node, timeout_sec=TICK_S)
+            fitting = profile_for(node, topic, args)
+            if profile is None or not is_same(profile, fitting):
+                # Also later: a publisher that is discovered late may offer less than those before it.
+                if subscription is not None:
+                    node.destroy_subscription(subscription)
+                subscription, profile = node.create_subscription(message_class, topic, show, fitting), fitting
+            until = time.monotonic() + LOOK_S
+            while not done and time.monotonic() < until:
+                rclpy.spin_once(node, timeout_sec=TICK_S)
 
 
 def profile_for(node: Node, topic: str, args: argparse.Namespace) -> QoSProfile:
     """What the options say, and for the rest what hears every publisher."""
-    publishers = wait_until(lambda: node.get_publishers_info_by_topic(topic) or None, PUBLISHERS_S)
-    return qos.from_arguments(args, qos.fitting(publishers or [], depth=100))
+    publishers = node.get_publishers_info_by_topic(topic)
+    # While none is known: what every publisher can serve.
+    base = qos.fitting(publishers, depth=100) if publishers else qos_profile_sensor_data
+    return qos.from_arguments(args, base)
+
+
+def is_same(one: QoSProfile, other: QoSProfile) -> bool:
+    """Whether two profiles hear the same publishers."""
+    return (one.reliability, one.durability) == (other.reliability, other.durability)
 
 
 def text_of(message: Any, args: argparse.Namespace) -> str:
