@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import re
 import sys
 import time
@@ -57,7 +58,7 @@ def profile_for(node: Node, topic: str, args: argparse.Namespace) -> QoSProfile:
     """What the options say, and for the rest what hears every publisher."""
     publishers = node.get_publishers_info_by_topic(topic)
     # While none is known: what every publisher can serve.
-    base = qos.fitting(publishers, depth=100) if publishers else qos_profile_sensor_data
+    base = qos.fitting(publishers, depth=100) if publishers else copy.copy(qos_profile_sensor_data)
     return qos.from_arguments(args, base)
 
 
