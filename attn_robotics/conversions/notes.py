@@ -7,7 +7,7 @@ import array
 import numpy as np
 from builtin_interfaces.msg import Time
 
-from attn_robotics.systems.sparc.robot import Note
+from attn_robotics.systems.sparc.note import Note
 from attn_robotics_interfaces.msg import RobotMessage
 
 MAX_EMBEDDING = 4096

@@ -8,7 +8,7 @@ from attn_robotics.conversions.notes import from_robot_message, to_robot_message
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.nodes.sparc_robot import SparcRobot
 from attn_robotics.ros import qos
-from attn_robotics.systems.sparc.robot import Note
+from attn_robotics.systems.sparc.note import Note
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus, RobotMessage
 
 pytestmark = pytest.mark.ros

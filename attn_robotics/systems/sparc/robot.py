@@ -27,45 +27,11 @@ from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.distance_fields import distance_field
 from attn_robotics.systems.sparc.execution import ExecutionGraph
 from attn_robotics.systems.sparc.motion import CellController, MotionLimits
+from attn_robotics.systems.sparc.note import HELLO, Cell, Note, check_note
 from attn_robotics.systems.sparc.policy import Heard, SparcPolicy
 from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig
 
 _UNLIMITED = 1 << 20
-MOST_STEPS = 1 << 31  # what a message can carry
-MOST_AHEAD = 1000  # epochs; a note further ahead is no note of this fleet
-HELLO = 0  # the step number of the first note of an epoch, which carries no preferences yet
-Cell = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Note:
-    """What one robot tells all others in one decision step.
-
-    Attributes:
-        robot: who.
-        epoch: counts teams: it grows when a robot is lost or found.
-        team: checksum of the names that take part in this epoch, 0 in a greeting.
-        step: decision step in the epoch, HELLO for the greeting.
-        cell: planned row and column.
-        goal: row and column it wants to reach.
-        executed: moves of this epoch that it has driven completely.
-        frozen: it stays in this step whatever happens.
-        priority: larger goes first.
-        log_probs: (5,) float32 preferences over the actions; zeros in a greeting.
-        embedding: (width,) float32 for the neighbours' next step.
-    """
-
-    robot: str
-    epoch: int
-    team: int
-    step: int
-    cell: Cell
-    goal: Cell
-    executed: int
-    frozen: bool
-    priority: float
-    log_probs: NDArray[np.float32]
-    embedding: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -173,23 +139,9 @@ class RobotAgent:
         Raises:
             ValueError: from a robot that is not in `names`, or numbers that cannot be.
         """
-        if note.robot not in self.names or note.robot == self.name:
-            raise ValueError(f'note from {note.robot!r}; this fleet is {self.names[0]} to {self.names[-1]}')
-        sizes = note.log_probs.shape, note.embedding.shape
-        if sizes != ((5,), (self._policy.config.width,)):
-            raise ValueError(f'note of {note.robot} has shapes {sizes}; do all robots use the same weights?')
-        if not (
-            np.isfinite(note.embedding).all() and np.isfinite(note.priority) and not np.isnan(note.log_probs).any()
-        ):
-            raise ValueError(f'note of {note.robot} holds a number that is not finite')
-        height, width = self.grid.shape
-        for what, (row, column) in (('cell', note.cell), ('goal', note.goal)):
-            if not (0 <= row < height and 0 <= column < width) or self.grid[row, column]:
-                raise ValueError(f'{what} of {note.robot} at ({row}, {column}) is not a free cell of this map')
-        if not 0 <= note.step < MOST_STEPS or not 0 <= note.epoch < MOST_STEPS or note.epoch > self.epoch + MOST_AHEAD:
-            raise ValueError(
-                f'note of {note.robot} is of epoch {note.epoch} and step {note.step}; this is epoch {self.epoch}'
-            )
+        if note.robot == self.name:
+            raise ValueError(f'note from {note.robot!r}, which is this robot itself')
+        check_note(note, self.names, self.grid, self._policy.config.width, self.epoch)
         self._heard_s[note.robot] = wall_s
         last = self._heard.get(note.robot)
         if last is not None and (note.epoch, note.step) < (last.epoch, last.step - 1):

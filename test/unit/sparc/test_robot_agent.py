@@ -11,8 +11,9 @@ from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.distance_fields import distance_fields
 from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.note import Note
 from attn_robotics.systems.sparc.policy import SparcPolicy
-from attn_robotics.systems.sparc.robot import Note, RobotAgent, RobotConfig
+from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
 from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
 
 DT_S = 0.1
