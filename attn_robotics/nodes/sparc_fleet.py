@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -29,6 +28,7 @@ from attn_robotics.conversions.plan_step import from_plan_step, refusal, to_plan
 from attn_robotics.conversions.poses import to_twist
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.conversions.transforms import RobotTransforms
+from attn_robotics.nodes._planner import PlannerParams
 from attn_robotics.ros import qos
 from attn_robotics.ros.deferred import Deferred, DeferredService
 from attn_robotics.ros.lifecycle import AttnNode, run_node
@@ -36,8 +36,7 @@ from attn_robotics.ros.parameters import param
 from attn_robotics.ros.worker import LatestWorker
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.fleet import LOST, Decision, Fleet, FleetConfig, FleetError, Proposal
-from attn_robotics.systems.sparc.motion import MotionLimits
-from attn_robotics.systems.sparc.policy import SparcPolicy, WeightsError
+from attn_robotics.systems.sparc.policy import WeightsError
 from attn_robotics.systems.sparc.step import StepPlanner
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
 from attn_robotics_interfaces.srv import PlanStep
@@ -46,22 +45,9 @@ FUTURE_S = 10.0  # a stamp further ahead belongs to another clock, not to a late
 
 
 @dataclass(frozen=True)
-class SparcFleetParams:
+class SparcFleetParams(PlannerParams):
     """Tunables of the fleet node."""
 
-    autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
-    robots: int = param(8, 'Number of robots, named robot_0 and so on.', low=1, high=1024, read_only=True)
-    map_frame: str = param('map', 'Frame of the map, goals and attention markers.', read_only=True)
-    weights: str = param('', 'Weights (.safetensors); empty takes those that ship.', read_only=True)
-    device: str = param('cpu', 'Where the network runs: cpu or cuda.', read_only=True)
-    backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
-    control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
-    max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
-    max_acceleration: float = param(
-        2.0, 'Forward acceleration and braking [m/s^2].', low=0.05, high=20.0, read_only=True
-    )
-    max_turn_rate: float = param(2.5, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
-    max_turn_acceleration: float = param(6.0, 'Turning acceleration [rad/s^2].', low=0.1, high=50.0, read_only=True)
     horizon: int = param(3, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0, read_only=True
@@ -89,9 +75,7 @@ class SparcFleet(AttnNode):
         """Load weights, connect to map, transforms and goals."""
         p = self.params
         self._names = tuple(f'robot_{index}' for index in range(p.robots))
-        self._policy = SparcPolicy.load(
-            Path(p.weights).expanduser() if p.weights else None, device=p.device, backend=p.backend
-        )
+        self._policy = p.load_policy()
         Fleet.warm_up(self._policy)
         self._fleet: Fleet | None = None
         self._map: tuple[NDArray[np.bool_], GridFrame] | None = None
@@ -120,7 +104,7 @@ class SparcFleet(AttnNode):
         self._markers = self.create_publisher(MarkerArray, '~/attention_markers', qos.STATE)
         self._image = self.create_publisher(Image, '~/attention_image', qos.SENSOR)
         self._planner = StepPlanner(
-            SparcPolicy.load(Path(p.weights).expanduser() if p.weights else None, device=p.device, backend=p.backend),
+            p.load_policy(),
             seed=p.seed,
         )
         self._plan_step = DeferredService(self, PlanStep, '~/plan_step', self._on_plan_step, refusal, own_thread=True)
@@ -256,13 +240,7 @@ class SparcFleet(AttnNode):
         poses = self._transforms.poses()
         p = self.params
         config = FleetConfig(horizon=p.horizon, lost_s=p.lost_s, stall_s=p.stall_s, seed=p.seed)
-        limits = MotionLimits(
-            max_speed=p.max_speed,
-            max_acceleration=p.max_acceleration,
-            max_turn_rate=p.max_turn_rate,
-            max_turn_acceleration=p.max_turn_acceleration,
-            latency_s=1.0 / p.control_rate,
-        )
+        limits = p.limits()
         try:
             self._fleet = Fleet(grid, frame, self._names, frame.to_cell(poses[:, :2]), self._policy, limits, config)
         except FleetError as error:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,13 +27,13 @@ from attn_robotics.conversions.notes import from_robot_message, to_robot_message
 from attn_robotics.conversions.poses import to_twist
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.conversions.transforms import RobotTransforms
+from attn_robotics.nodes._planner import PlannerParams
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
 from attn_robotics.ros.parameters import param
 from attn_robotics.simulation.faults import Faults, LossyChannel
 from attn_robotics.systems.sparc.fleet import ACTIVE, ARRIVED, WAITING
-from attn_robotics.systems.sparc.motion import MotionLimits
-from attn_robotics.systems.sparc.policy import SparcPolicy, WeightsError
+from attn_robotics.systems.sparc.policy import WeightsError
 from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus, RobotMessage
 
@@ -42,23 +41,10 @@ HEARTBEAT_S = 0.2
 
 
 @dataclass(frozen=True)
-class SparcRobotParams:
+class SparcRobotParams(PlannerParams):
     """Tunables of the robot node."""
 
-    autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
     robot: str = param('robot_0', 'This robot.', read_only=True)
-    robots: int = param(8, 'Robots of the fleet, named robot_0 and so on.', low=1, high=1024, read_only=True)
-    map_frame: str = param('map', 'Frame of the map, goals and attention markers.', read_only=True)
-    weights: str = param('', 'Weights (.safetensors); empty takes those that ship.', read_only=True)
-    device: str = param('cpu', 'Where the network runs: cpu or cuda.', read_only=True)
-    backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
-    control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
-    max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
-    max_acceleration: float = param(
-        2.0, 'Forward acceleration and braking [m/s^2].', low=0.05, high=20.0, read_only=True
-    )
-    max_turn_rate: float = param(2.5, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
-    max_turn_acceleration: float = param(6.0, 'Turning acceleration [rad/s^2].', low=0.1, high=50.0, read_only=True)
     horizon: int = param(3, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         3.0, 'A robot silent for this long is an obstacle [s of wall time].', low=0.5, high=60.0, read_only=True
@@ -100,7 +86,7 @@ class SparcRobot(AttnNode):
             )
         self._index = self._names.index(p.robot)
         torch.set_num_threads(1)  # many such processes share a machine in simulation
-        self._policy = SparcPolicy.load(Path(p.weights).expanduser() if p.weights else None, p.device, p.backend)
+        self._policy = p.load_policy()
         self._agent: RobotAgent | None = None
         self._goal: tuple[float, float] | None = None
         self._transforms = RobotTransforms(self._names, p.map_frame)
@@ -179,13 +165,7 @@ class SparcRobot(AttnNode):
             self.drop('bad map', str(error))
             return
         p = self.params
-        limits = MotionLimits(
-            max_speed=p.max_speed,
-            max_acceleration=p.max_acceleration,
-            max_turn_rate=p.max_turn_rate,
-            max_turn_acceleration=p.max_turn_acceleration,
-            latency_s=1.0 / p.control_rate,
-        )
+        limits = p.limits()
         config = RobotConfig(horizon=p.horizon, lost_s=p.lost_s, start_s=p.start_s, seed=p.seed)
         self._agent = RobotAgent(p.robot, self._names, grid, frame, self._policy, limits, config)
         self._take_goal()

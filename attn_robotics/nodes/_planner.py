@@ -1,0 +1,43 @@
+"""The parameters that every SPARC planner node has: robots, network, wheels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from attn_robotics.ros.parameters import param
+from attn_robotics.systems.sparc.motion import MotionLimits
+from attn_robotics.systems.sparc.policy import SparcPolicy
+
+
+@dataclass(frozen=True)
+class PlannerParams:
+    """Whom to plan for, with which network, and what the wheels can do."""
+
+    autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
+    robots: int = param(8, 'Number of robots, named robot_0 and so on.', low=1, high=1024, read_only=True)
+    map_frame: str = param('map', 'Frame of the map, goals and attention markers.', read_only=True)
+    weights: str = param('', 'Weights (.safetensors); empty takes those that ship.', read_only=True)
+    device: str = param('cpu', 'Where the network runs: cpu or cuda.', read_only=True)
+    backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
+    control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
+    max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
+    max_acceleration: float = param(
+        2.0, 'Forward acceleration and braking [m/s^2].', low=0.05, high=20.0, read_only=True
+    )
+    max_turn_rate: float = param(2.5, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
+    max_turn_acceleration: float = param(6.0, 'Turning acceleration [rad/s^2].', low=0.1, high=50.0, read_only=True)
+
+    def load_policy(self) -> SparcPolicy:
+        """Load the network; raises WeightsError or ValueError in one line."""
+        return SparcPolicy.load(Path(self.weights).expanduser() if self.weights else None, self.device, self.backend)
+
+    def limits(self) -> MotionLimits:
+        """What the wheels can do, as the controller wants it."""
+        return MotionLimits(
+            max_speed=self.max_speed,
+            max_acceleration=self.max_acceleration,
+            max_turn_rate=self.max_turn_rate,
+            max_turn_acceleration=self.max_turn_acceleration,
+            latency_s=1.0 / self.control_rate,
+        )
