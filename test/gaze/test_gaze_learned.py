@@ -59,7 +59,8 @@ def test_relations_to_the_baselines_hold():
     gauss = compare(sampler(MotionModel(FOLDER / 'baseline_cvae.safetensors')), play, n=60)
     assert 5 * ours['frechet'] < plain['frechet'] and ours['frechet'] < gauss['frechet']
     assert ours['min_ade10'] < 0.6 * plain['ade']
-    assert compare(sampler(MODEL, 0.0), play, n=20)['diversity'] == 0.0
+    # The same code again and again; a batched product may round its last rows differently on some processors [deg].
+    assert compare(sampler(MODEL, 0.0), play, n=20)['diversity'] < 1e-4
 
 
 def test_features_of_a_still_head_are_finite():
