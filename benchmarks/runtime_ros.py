@@ -12,7 +12,6 @@ machine at hand; its load is written beside them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -22,14 +21,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
 import yaml
-from engine import MODELS, Bench, Row, conditions, repeat, timed, write_atomically
+from bench import MODELS, Bench, Row, add_arguments, conditions, repeat, timed, write_results
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -236,11 +234,8 @@ def main() -> int:
     """Measure; 130 after Ctrl-C, with what was measured until then written."""
     places = ('same_process', 'another_process')
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:1 (default: auto)')
+    add_arguments(parser)
     parser.add_argument('--only', nargs='+', choices=places, default=list(places), help='where the runtime is')
-    parser.add_argument('--scale', type=float, default=1.0, help='multiplies repetitions (default: 1)')
-    parser.add_argument('--seed', type=int, default=0, help='of inputs (default: 0)')
-    parser.add_argument('--json', type=Path, help='write the results here')
     arguments = parser.parse_args()
     # Stay on this machine and out of other people's graphs.
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
@@ -256,9 +251,7 @@ def main() -> int:
     finally:
         rclpy.try_shutdown()
     if arguments.json:
-        command = ' '.join(['python', 'benchmarks/runtime_ros.py', *sys.argv[1:]])
-        results = {'schema': 1, 'command': command, 'conditions': before, 'rows': [asdict(row) for row in bench.rows]}
-        write_atomically(arguments.json, json.dumps(results, indent=1).encode())
+        write_results(bench, arguments.json, before)
     return code
 
 

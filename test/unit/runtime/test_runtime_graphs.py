@@ -1,6 +1,6 @@
 """The bookkeeping around CUDA graphs, with a stand-in for torch.cuda: which rows go where, what is copied, what stays.
 
-What only a device can show (capture, streams, overlap) is left to the tests marked `gpu`.
+What only a device can show (capture, streams, overlap) is in test_runtime_cuda.py.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_world import Shelf, entry_of, rows
+from engine_world import entry_of, rows
 from torch import Tensor
 
 from attn_robotics.runtime.backends import graphs
 from attn_robotics.runtime.batching import ModelQueue
 from attn_robotics.runtime.catalogue import ModelEntry, parse_entry
-from attn_robotics.runtime.engine import Engine
 from attn_robotics.runtime.requests import Request
 
 
@@ -177,26 +176,3 @@ def test_an_entry_without_batching_uses_whole_buffers(monkeypatch: pytest.Monkey
     outputs = lane.execute([make([1, 2, 3], group=(3,), rows=1)]).outputs[0]
     assert outputs['y'][:, 0].tolist() == [10, 20, 30]
     assert graph.graph.replays == 1
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.parametrize('system', ['identity', 'accumulate'])
-def test_a_cuda_device_gives_what_the_cpu_gives(shelf: Shelf, engine: Engine, system: str) -> None:
-    shelf.put('cpu', system)
-    shelf.put('gpu', system, device='cuda')
-    for name in ('cpu', 'gpu'):
-        engine.load(name).result(60)
-    assert engine.status('gpu').reason == ''  # captured
-    stream = 's' if system == 'accumulate' else ''
-    for count in (1, 3, 5, 8, 3):
-        request = rows(*range(count))
-        one, other = (
-            engine.infer(name, request, stream=stream, reset=count == 1 or bool(stream)) for name in ('cpu', 'gpu')
-        )
-        np.testing.assert_array_equal(one.outputs['y'], other.outputs['y'])
-    kept = engine.infer('gpu', {'x': torch.ones(2, 4, device='cuda')}, stream=stream, reset=True, on_device=True)
-    assert kept.outputs['y'].is_cuda
-    futures = [engine.submit('gpu', rows(i), stream=stream and f'{i}', priority=10 * i) for i in range(20)]
-    for i, future in enumerate(futures):
-        assert (future.result(60).outputs['y'] == i).all()

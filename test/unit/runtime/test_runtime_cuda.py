@@ -1,0 +1,242 @@
+"""What only a CUDA device can show: captured graphs, streams, memory that really runs out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_world import Shelf, rows
+from torch import Tensor, nn
+
+from attn_robotics.runtime.engine import Engine, ModelState
+from attn_robotics.runtime.errors import EngineError
+from attn_robotics.runtime.registry import register_system
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device'),
+]
+MIB = 1 << 20
+
+
+class Stubborn(nn.Module):
+    """Looks at a value on the host, which no graph can capture."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(x.abs().max() >= 0)
+
+
+@register_system('stubborn')
+@dataclass(frozen=True)
+class StubbornConfig:
+    def build(self) -> nn.Module:
+        return Stubborn()
+
+
+class Plus(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0
+
+
+@register_system('plus')
+@dataclass(frozen=True)
+class PlusConfig:
+    def build(self) -> nn.Module:
+        return Plus()
+
+
+class Slow(nn.Module):
+    """Adds one, after so many products that a reader which does not wait would come too early."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ballast = torch.ones(2048, 2048, device=x.device)
+        for _ in range(20):
+            ballast = (ballast @ ballast) * (1 / 2048)
+        return x + ballast[0, 0]
+
+
+@register_system('slow')
+@dataclass(frozen=True)
+class SlowConfig:
+    def build(self) -> nn.Module:
+        return Slow()
+
+
+class Hungry(nn.Module):
+    """Needs a tensor of x[0, 0] MiB, and keeps `kept` MiB."""
+
+    def __init__(self, kept: int) -> None:
+        super().__init__()
+        self.register_buffer('ballast', torch.zeros(kept * MIB, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.zeros(int(x[0, 0]) * MIB, dtype=torch.uint8, device=x.device).sum()
+
+
+@register_system('hungry')
+@dataclass(frozen=True)
+class HungryConfig:
+    kept: int = 0
+
+    def build(self) -> nn.Module:
+        return Hungry(self.kept)
+
+
+def put(shelf: Shelf, engine: Engine, name: str, system: str, **changes: Any) -> None:
+    shelf.put(name, system, **{'device': 'cuda', **changes})
+    engine.load(name).result(60)
+
+
+@pytest.mark.parametrize('system', ['identity', 'accumulate'])
+def test_a_cuda_device_gives_what_the_cpu_gives(shelf: Shelf, engine: Engine, system: str) -> None:
+    put(shelf, engine, 'cpu', system, device='cpu')
+    put(shelf, engine, 'gpu', system)
+    assert engine.status('gpu').reason == ''  # captured
+    stream = 's' if system == 'accumulate' else ''
+    for count in (1, 3, 5, 8, 3):
+        request = rows(*range(count))
+        one, other = (
+            engine.infer(name, request, stream=stream, reset=count == 1 or bool(stream)) for name in ('cpu', 'gpu')
+        )
+        np.testing.assert_array_equal(one.outputs['y'], other.outputs['y'])
+    kept = engine.infer('gpu', {'x': torch.ones(2, 4, device='cuda')}, stream=stream, reset=True, on_device=True)
+    assert kept.outputs['y'].is_cuda
+    futures = [engine.submit('gpu', rows(i), stream=stream and f'{i}', priority=10 * i) for i in range(20)]
+    for i, future in enumerate(futures):
+        assert (future.result(60).outputs['y'] == i).all()
+
+
+def test_a_transformer_by_graphs_agrees_with_the_cpu_at_every_batch_size(shelf: Shelf, engine: Engine) -> None:
+    tensors = {
+        key: [{'name': name, 'dtype': 'float32', 'shape': ['N', 'T', 64]}]
+        for key, name in (('inputs', 'tokens'), ('outputs', 'encoded'))
+    }
+    changes = {**tensors, 'dims': {'N': [1, 8], 'T': [1, 16]}, 'warm_up': [{'T': 16}]}
+    put(shelf, engine, 'cpu', 'small_transformer', device='cpu', **changes)
+    put(shelf, engine, 'gpu', 'small_transformer', **changes)
+    generator = np.random.default_rng(0)
+    for count, length in ((1, 16), (3, 16), (8, 16), (2, 5)):
+        request = {'tokens': generator.standard_normal((count, length, 64), np.float32)}
+        one, other = (engine.infer(name, request).outputs['encoded'] for name in ('cpu', 'gpu'))
+        np.testing.assert_allclose(one, other, atol=5e-3)  # TF32 may be on
+
+
+def test_a_model_that_can_not_be_captured_runs_without_graphs_and_harms_no_other(shelf: Shelf, engine: Engine) -> None:
+    put(shelf, engine, 'stubborn', 'stubborn')
+    assert 'runs without CUDA graphs' in engine.status('stubborn').reason
+    np.testing.assert_array_equal(engine.infer('stubborn', rows(1, 2)).outputs['y'], rows(1, 2)['x'])
+    put(shelf, engine, 'next', 'identity')
+    assert engine.status('next').reason == ''
+    np.testing.assert_array_equal(engine.infer('next', rows(1, 2)).outputs['y'], rows(1, 2)['x'])
+    assert torch.randn(2, device='cuda').isfinite().all()  # the random generator is not left in capture
+
+
+def test_device_tensors_are_read_after_their_writer_and_written_before_their_reader(
+    shelf: Shelf, engine: Engine
+) -> None:
+    put(shelf, engine, 'slow', 'slow', inputs=[{'name': 'x', 'dtype': 'float32', 'shape': ['N', 4], 'finite': False}])
+    mine = torch.cuda.Stream()
+    with torch.cuda.stream(mine):
+        x = torch.zeros(1, 4, device='cuda')
+        weights = torch.ones(2048, 2048, device='cuda')
+        for turn in range(5):
+            for _ in range(20):
+                weights = (weights @ weights) * (1 / 2048)
+            x = x + weights[0, 0]  # still being computed when the request leaves
+            ask = engine.infer if turn % 2 else lambda *a, **k: engine.submit(*a, **k).result(60)
+            x = ask('slow', {'x': x}, on_device=True).outputs['y']
+        np.testing.assert_allclose(x.cpu().numpy(), 10.0)
+
+
+def test_state_stays_on_the_device_and_a_snapshot_brings_it_home(shelf: Shelf, engine: Engine) -> None:
+    put(shelf, engine, 'm', 'accumulate')
+    for value in (1, 2, 3):
+        engine.infer('m', rows(value), stream='s')
+    snapshot = engine.snapshot_stream('m', 's')
+    np.testing.assert_array_equal(snapshot['total'], rows(6)['x'])
+    engine.restore_stream('m', 'copy', snapshot)
+    assert engine.infer('m', rows(1), stream='copy').outputs['y'][0, 0] == 7
+    assert engine.infer('m', rows(1), stream='s').outputs['y'][0, 0] == 7
+
+
+def test_versions_are_captured_and_replaced_under_load_without_a_failed_request(shelf: Shelf, engine: Engine) -> None:
+    put(shelf, engine, 'm', 'plus')
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def client(index: int) -> None:
+        while not stop.is_set():
+            try:
+                priority = 128 * (index % 2)
+                count = 1 + index
+                outputs = engine.submit('m', rows(*range(count)), priority=priority).result(60).outputs
+                np.testing.assert_array_equal(outputs['y'], rows(*range(count))['x'])
+            except BaseException as error:
+                failures.append(error)
+
+    clients = [threading.Thread(target=client, args=(index,)) for index in range(4)]
+    for thread in clients:
+        thread.start()
+    for version in range(2, 6):
+        put(shelf, engine, 'm', 'plus', version=str(version))
+        assert engine.status('m').reason == ''
+    stop.set()
+    for thread in clients:
+        thread.join(60)
+    assert not failures
+
+
+@pytest.fixture
+def almost_full() -> Iterator[Callable[[int], None]]:
+    """Fill the device so that this many MiB are left."""
+    held: list[Tensor] = []
+
+    def fill(left: int) -> None:
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info()
+        held.append(torch.empty(free - left * MIB, dtype=torch.uint8, device='cuda'))
+
+    yield fill
+    held.clear()
+    torch.cuda.empty_cache()
+
+
+def test_memory_that_runs_out_is_taken_from_idle_models_then_refused_and_others_go_on(
+    shelf: Shelf, engine: Engine, almost_full: Callable[[int], None]
+) -> None:
+    put(shelf, engine, 'idle', 'hungry', config={'kept': 600}, cuda_graphs=False)
+    put(shelf, engine, 'm', 'hungry', cuda_graphs=False)
+    put(shelf, engine, 'other', 'identity')
+    almost_full(300)
+    assert engine.infer('m', rows(400)).outputs['y'][0, 0] == 400
+    assert engine.status('idle').state == ModelState.UNLOADED
+    assert 'ran out of memory' in engine.status('idle').reason
+    almost_full(300)
+    with pytest.raises(EngineError) as caught:
+        engine.infer('m', rows(400))
+    assert caught.value.reason == 'out_of_memory'
+    assert engine.metrics()['m'].dropped == {'out_of_memory': 1}
+    with pytest.raises(EngineError) as caught:
+        engine.load('idle').result(60)
+    assert caught.value.reason == 'out_of_memory'
+    np.testing.assert_array_equal(engine.infer('other', rows(5)).outputs['y'], rows(5)['x'])
+    assert engine.infer('m', rows(10)).outputs['y'][0, 0] == 10
+
+
+def test_loading_and_unloading_gives_all_device_memory_back(shelf: Shelf, engine: Engine) -> None:
+    held = []
+    for _ in range(6):
+        put(shelf, engine, 'm', 'hungry', config={'kept': 50}, cuda_graphs=False)
+        put(shelf, engine, 'graph', 'affine')
+        engine.infer('graph', rows(1, 2))
+        assert engine.memory_bytes('cuda:0') >= 50 * MIB
+        engine.unload('m').result(60)
+        engine.unload('graph').result(60)
+        held.append(torch.cuda.memory_reserved())
+    assert held[-1] == held[1]
+    assert engine.memory_bytes('cuda:0') == 0
