@@ -1,8 +1,9 @@
 """Tensors in POSIX shared memory, for clients in other processes of the same user and host.
 
 Who creates a segment owns it. A client keeps one for its inputs and writes it anew for every request. A server hands
-one over with each large answer: the client claims it (`read_array(..., claim=True)`), which removes the name; what
-nobody claims is removed after a while, and what a dead process left is removed by `sweep`.
+one over with each large answer: the client claims it (`read_array(..., claim=True)`), which renames it to KEY_free: the
+server writes its next answer there, because new pages cost ten times as much as the copy. A client may as well remove
+the file. What nobody claims is removed after a while, and what a dead process left is removed by `sweep`.
 
 A key names its owner's pid namespace, pid and start time, so that no live process is taken for a dead one, also where
 containers share /dev/shm. Python's own SharedMemory is not used: until 3.13 its tracker removes segments that are only
@@ -30,6 +31,7 @@ from attn_robotics.runtime.errors import EngineError
 
 FOLDER = Path('/dev/shm')
 MAX_SEGMENT_BYTES = 1 << 30
+FREE = '_free'  # how a segment's name ends once its reader has given it back
 _KEY = re.compile(r'attn_(?P<namespace>\d+)_(?P<pid>\d+)_(?P<start>\d+)_[0-9a-f]{16}')
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,7 +60,7 @@ class Segment:
         """
         if not 0 < size <= MAX_SEGMENT_BYTES:
             raise EngineError('too_large', f'a segment holds 1 to {MAX_SEGMENT_BYTES} bytes, asked for {size}')
-        key = f'{_own_prefix()}{secrets.token_hex(8)}'
+        key = _new_key()
         path = FOLDER / key
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -98,6 +100,15 @@ class Segment:
         _check_layout(np.dtype(dtype), shape, offset, self.size)
         return np.ndarray(tuple(shape), dtype, self._mapping, offset)
 
+    def rename(self, key: str) -> None:
+        """Give its file another name.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        (FOLDER / self.key).rename(FOLDER / key)
+        self.key = key
+
     def release(self) -> None:
         """Unmap it; its creator also removes its name. Safe to call twice."""
         if self._mapping is None:
@@ -134,7 +145,7 @@ def read_array(
         shape: elements along each axis.
         offset: of the first element [bytes].
         strides: [bytes]; C-contiguous when empty, negative or overlapping ones are refused.
-        claim: remove the segment's name: its owner has handed it over.
+        claim: give the segment back after reading: its owner has handed it over.
 
     Raises:
         EngineError: `bad_input`: no such segment, another user's, or the array reaches beyond it.
@@ -148,8 +159,8 @@ def read_array(
     descriptor, size = _open(key)
     try:
         extent = _check_layout(kind, shape, offset, size, strides)
-        buffer = bytearray(extent)
-        view = memoryview(buffer)
+        buffer = np.empty(extent, np.uint8)
+        view = buffer.data
         while view:
             if not (count := os.preadv(descriptor, [view], offset + extent - len(view))):
                 raise EngineError('bad_input', f'segment {key} shrank while it was read')
@@ -157,17 +168,18 @@ def read_array(
     finally:
         os.close(descriptor)
     if claim:
-        (FOLDER / key).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its owner was faster
+            (FOLDER / key).rename(FOLDER / f'{key}{FREE}')
     array: NumpyArray = np.ndarray(tuple(shape), kind, buffer, 0, tuple(strides) if strides else None)
     return array
 
 
 class HandOver:
-    """The segments that a server has sent with its answers and nobody has claimed yet.
+    """The segments that a server has sent with its answers, and those that it got back to be written anew.
 
     Args:
         limit_bytes: the most they may take together.
-        ttl_s: after which an unclaimed one is removed [s].
+        ttl_s: after which one that is unclaimed, or unused since it came back, is removed [s].
         clock: gives seconds; replaced in tests.
     """
 
@@ -178,50 +190,72 @@ class HandOver:
         self._ttl_s = ttl_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._sent: dict[str, tuple[int, float]] = {}
+        self._sent: dict[str, tuple[Segment, float]] = {}
+        self._free: list[tuple[Segment, float]] = []
 
     def send(self, array: NumpyArray) -> str:
-        """Copy an array into a new segment and return its key.
+        """Copy an array into a segment and return its key.
 
         Raises:
             EngineError: `too_large`, or `out_of_memory` when clients do not claim what they are sent.
         """
-        self.sweep()
         with self._lock:
-            if sum(size for size, _ in self._sent.values()) + array.nbytes > self._limit:
-                raise EngineError(
-                    'out_of_memory', f'{self._limit} bytes of answers wait to be claimed by their clients'
-                )
-            segment = Segment.create(max(1, array.nbytes))
-            self._sent[segment.key] = (segment.size, self._clock() + self._ttl_s)
+            segment = self._take(max(1, array.nbytes))
+            self._sent[segment.key] = (segment, self._clock() + self._ttl_s)
         segment.array(str(array.dtype), array.shape)[...] = array
-        segment.writeable = False  # keep the name: it is the client's now
-        segment.release()
         return segment.key
 
     def sweep(self) -> None:
-        """Forget what was claimed, remove what was not in time."""
-        now = self._clock()
+        """Take back what was claimed, remove what was not in time or lies idle."""
         with self._lock:
-            for key, (_, until) in list(self._sent.items()):
-                if until < now:
-                    (FOLDER / key).unlink(missing_ok=True)
-                if not (FOLDER / key).exists():
-                    del self._sent[key]
+            self._sweep()
 
     def close(self) -> None:
-        """Remove everything unclaimed."""
+        """Remove everything."""
         with self._lock:
-            for key in self._sent:
-                (FOLDER / key).unlink(missing_ok=True)
+            for segment, _ in (*self._sent.values(), *self._free):
+                segment.release()
             self._sent.clear()
+            self._free.clear()
+
+    def _take(self, size: int) -> Segment:
+        """A segment of at least this size, an old one where one is about as large."""
+        self._sweep()
+        fitting = [segment for segment, _ in self._free if size <= segment.size <= 2 * size + mmap.PAGESIZE]
+        if fitting:
+            segment = min(fitting, key=lambda segment: segment.size)
+            self._free = [item for item in self._free if item[0] is not segment]
+            with suppress(FileNotFoundError):  # somebody has tidied up
+                segment.rename(_new_key())
+                return segment
+            segment.release()
+        held = sum(segment.size for segment, _ in self._sent.values())
+        while self._free and held + size + sum(segment.size for segment, _ in self._free) > self._limit:
+            self._free.pop(0)[0].release()
+        if held + size > self._limit:
+            raise EngineError('out_of_memory', f'{self._limit} bytes of answers wait to be claimed by their clients')
+        return Segment.create(size)
+
+    def _sweep(self) -> None:
+        now = self._clock()
+        for key, (segment, until) in list(self._sent.items()):
+            if (FOLDER / f'{key}{FREE}').exists():
+                segment.key = f'{key}{FREE}'
+                self._free.append((segment, now + self._ttl_s))
+            elif until < now or not (FOLDER / key).exists():
+                segment.release()
+            else:
+                continue
+            del self._sent[key]
+        while self._free and self._free[0][1] < now:
+            self._free.pop(0)[0].release()
 
 
 def sweep() -> list[str]:
     """Remove segments of this user whose process has ended; returns their keys. For starting up."""
     removed = []
     for path in FOLDER.glob(f'attn_{_namespace()}_*'):
-        match = _KEY.fullmatch(path.name)
+        match = _KEY.fullmatch(path.name.removesuffix(FREE))
         try:
             if match and path.lstat().st_uid == os.geteuid() and _start_of(match['pid']) != match['start']:
                 path.unlink()
@@ -292,5 +326,10 @@ def _start_of(pid: str | int) -> str:
     return text.rpartition(')')[2].split()[19]  # field 22; the name in brackets may hold anything
 
 
-def _own_prefix() -> str:
-    return f'attn_{_namespace()}_{os.getpid()}_{_start_of("self")}_'
+@functools.cache
+def _prefix_of(pid: int) -> str:
+    return f'attn_{_namespace()}_{pid}_{_start_of("self")}_'  # asked for the own pid only, which changes by a fork
+
+
+def _new_key() -> str:
+    return f'{_prefix_of(os.getpid())}{secrets.token_hex(8)}'

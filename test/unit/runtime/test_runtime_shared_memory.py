@@ -156,6 +156,50 @@ def test_a_claimed_answer_is_gone_and_an_unclaimed_one_is_removed_in_time(clock:
     refusal(last, 'float32', (10,))
 
 
+def pages(key: str) -> int:
+    return (shared_memory.FOLDER / key).stat().st_ino
+
+
+def test_a_claimed_segment_carries_the_next_answer_under_another_key(clock: FakeClock) -> None:
+    hand_over = HandOver(ttl_s=5, clock=clock)
+    key = hand_over.send(np.full(5000, 1, np.uint8))
+    first = pages(key)
+    assert read_array(key, 'uint8', (5000,), claim=True).tolist() == [1] * 5000
+    again = hand_over.send(np.full(4000, 2, np.uint8))
+    assert again != key and pages(again) == first
+    refusal(key, 'uint8', (1,))
+    refusal(f'{again}{shared_memory.FREE}', 'uint8', (1,))
+    assert read_array(again, 'uint8', (4000,), claim=True).tolist() == [2] * 4000
+    small = hand_over.send(np.full(10, 3, np.uint8))  # would waste a segment a hundred times as large
+    assert pages(small) != first
+    clock.now += 6
+    hand_over.sweep()
+    assert not list(shared_memory.FOLDER.glob(f'{again}*'))
+    assert not (shared_memory.FOLDER / small).exists()
+    hand_over.close()
+
+
+def test_a_client_that_keeps_its_answer_never_sees_it_change(clock: FakeClock) -> None:
+    hand_over = HandOver(ttl_s=5, clock=clock)
+    key = hand_over.send(np.full(5000, 1, np.uint8))
+    with Segment.attach(key) as attached:
+        view = attached.array('uint8', (5000,))
+        for value in range(2, 10):
+            hand_over.send(np.full(5000, value, np.uint8))
+        clock.now += 6
+        hand_over.send(np.full(5000, 10, np.uint8))
+        assert (view == 1).all()
+        del view
+    hand_over.close()
+
+
+def test_segments_that_came_back_make_room_before_anything_is_refused(clock: FakeClock) -> None:
+    hand_over = HandOver(limit_bytes=10_000, clock=clock)
+    read_array(hand_over.send(np.zeros(9000, np.uint8)), 'uint8', (9000,), claim=True)
+    hand_over.send(np.zeros(2000, np.uint8))  # too small for the free one, too large beside it
+    hand_over.close()
+
+
 def test_what_a_dead_process_left_is_swept_and_what_a_live_one_holds_is_not(segment: Segment) -> None:
     code = (
         'import os; from attn_robotics.runtime.shared_memory import Segment; print(Segment.create(8).key, flush=True)'
