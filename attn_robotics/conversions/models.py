@@ -16,6 +16,8 @@ def to_model_status(status: ModelStatus) -> ModelStatusMessage:
         device=status.device,
         state=int(status.state),
         reason=status.reason,
+        stage=status.stage,
+        progress=status.progress,
         memory_bytes=status.memory_bytes,
         requests=status.requests,
         dropped=status.dropped,

@@ -95,6 +95,11 @@ def release_engine(holder: object) -> None:
             engine.close()  # within the lock: the next engine finds the memory free
 
 
+def engine_if_any() -> Engine | None:
+    """The engine that somebody in this process holds, None when nobody does."""
+    return _shared.engine
+
+
 def engine_of_process() -> Engine:
     """The engine that somebody in this process holds: tensors go in and out by reference.
 

@@ -100,6 +100,11 @@ class AttnNode(LifecycleNode):
         """Whether the node is in the active state."""
         return self._is_active
 
+    @property
+    def wall_clock(self) -> Clock:
+        """For timers that must run whatever `use_sim_time` says."""
+        return self._wall
+
     def _autostart(self) -> None:
         self.destroy_timer(self._autostart_timer)
         if not getattr(self._parameters_source.read(), 'autostart', True):

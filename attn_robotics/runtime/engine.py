@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from attn_robotics.runtime.errors import EngineError, Reason
 from attn_robotics.runtime.lanes import Lane
 from attn_robotics.runtime.metrics import ModelSnapshot, prometheus_text
 from attn_robotics.runtime.models import LoadedModel
-from attn_robotics.runtime.requests import Array, Reply, Request, check_request, check_values
+from attn_robotics.runtime.requests import Array, Reply, Request, RequestOptions, check_request, check_values
 from attn_robotics.runtime.residency import ModelState, ModelStatus, Residency, bare, describe
 
 __all__ = ['Engine', 'ModelState', 'ModelStatus']
@@ -99,6 +99,10 @@ class Engine:
         """One model's status, loaded or not."""
         return self._residency.status(name)
 
+    def loading(self) -> list[str]:
+        """Models whose load is under way."""
+        return self._residency.loading()
+
     def entry(self, name: str) -> ModelEntry:
         """The entry of a loaded model.
 
@@ -109,29 +113,13 @@ class Engine:
 
     # Requests.
 
-    def submit(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        *,
-        version: str = '',
-        deadline_s: float | None = None,
-        priority: int = 0,
-        stream: str = '',
-        reset: bool = False,
-        on_device: bool = False,
-    ) -> Future[Reply]:
+    def submit(self, model: str, inputs: Mapping[str, Array], **options: Unpack[RequestOptions]) -> Future[Reply]:
         """Queue a request and return at once. The arrays must stay unchanged until it is answered.
 
         Args:
             model: a loaded model's name.
             inputs: numpy arrays or torch tensors (on any device) by name.
-            version: refuse any other; empty for whichever is loaded.
-            deadline_s: after which the answer is useless [s from now]; the model's own when None.
-            priority: 0 to 255, larger goes first; from 128 on in the device's stream of high priority.
-            stream: whose state to use; for models that keep state, and only for them.
-            reset: forget the stream's state first.
-            on_device: give outputs as torch tensors on the model's device (torch back end).
+            options: see `RequestOptions`.
 
         Returns:
             The reply, or an `EngineError`, refusals on arrival included: nothing is raised here. `cancel()` works
@@ -139,37 +127,26 @@ class Engine:
         """
         future: Future[Reply] = Future()
         try:
-            request = self._admit(model, inputs, version, deadline_s, priority, stream, reset, on_device)
+            request = self._admit(model, inputs, **options)
             request.future = future
-            self._dispatch(request, stream, direct=False)
+            self._dispatch(request, direct=False)
         except EngineError as error:
             future.set_exception(error)
         return future
 
-    def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, Array],
-        *,
-        version: str = '',
-        deadline_s: float | None = None,
-        priority: int = 0,
-        stream: str = '',
-        reset: bool = False,
-        on_device: bool = False,
-    ) -> Reply:
+    def infer(self, model: str, inputs: Mapping[str, Array], **options: Unpack[RequestOptions]) -> Reply:
         """Wait for an answer. On an idle device the caller's own thread runs the model, which costs the least.
 
         Args:
-            model, inputs, version, deadline_s, priority, stream, reset, on_device: as in `submit`.
+            model, inputs, options: as in `submit`.
 
         Raises:
             EngineError: why there is no answer.
         """
-        request = self._admit(model, inputs, version, deadline_s, priority, stream, reset, on_device)
-        if stream:
+        request = self._admit(model, inputs, **options)
+        if request.stream_id:
             request.future = Future()  # it may have to stand in line
-        self._dispatch(request, stream, direct=True)
+        self._dispatch(request, direct=True)
         if request.future is not None:
             return request.future.result()
         if request.reply is None:
@@ -256,12 +233,12 @@ class Engine:
         self,
         name: str,
         inputs: Mapping[str, Array],
-        version: str,
-        deadline_s: float | None,
-        priority: int,
-        stream: str,
-        reset: bool,
-        on_device: bool,
+        version: str = '',
+        deadline_s: float | None = None,
+        priority: int = 0,
+        stream: str = '',
+        reset: bool = False,
+        on_device: bool = False,
     ) -> Request:
         """Check a request; from here on its model stays until the request is settled."""
         arrived = self._clock()
@@ -290,15 +267,15 @@ class Engine:
         deadline = arrived + deadline_s
         order = (-priority, deadline, next(self._sequence))
         request = Request(model, model.queue, dict(inputs), rows, group, order, deadline, arrived)
-        request.on_device, request.reset = on_device, reset
+        request.on_device, request.stream_id, request.reset = on_device, stream, reset
         _mark_cuda(request)
         return request
 
-    def _dispatch(self, request: Request, stream: str, direct: bool) -> None:
+    def _dispatch(self, request: Request, direct: bool) -> None:
         """Start a request, or put it in its stream's line."""
-        if stream:
+        if request.stream_id:
             try:
-                first = request.model.streams.enter(stream, request)
+                first = request.model.streams.enter(request.stream_id, request)
             except EngineError as error:
                 self._settle(request, error=error)
                 return

@@ -10,6 +10,7 @@ Reason = Literal[
     'unknown_model',
     'not_loaded',
     'bad_input',  # wrong name, dtype, shape, or a forbidden value
+    'bad_segment',  # shared memory that can not be read here: gone, of another user, or of another host
     'too_large',
     'bad_stream',
     'queue_full',

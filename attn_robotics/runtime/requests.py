@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -21,6 +21,26 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = 'np.ndarray[Any, np.dtype[Any]] | torch.Tensor'
 Group: TypeAlias = tuple[int, ...]
+
+
+class RequestOptions(TypedDict, total=False):
+    """What may be said about a request, each by keyword.
+
+    Attributes:
+        version: refuse any other; empty for whichever is loaded.
+        deadline_s: after which the answer is useless [s from now]; the model's own when None.
+        priority: 0 to 255, larger goes first; from 128 on in the device's stream of high priority.
+        stream: whose state to use; for models that keep state, and only for them.
+        reset: forget the stream's state first.
+        on_device: give outputs as torch tensors on the model's device (torch back end).
+    """
+
+    version: str
+    deadline_s: float | None
+    priority: int
+    stream: str
+    reset: bool
+    on_device: bool
 
 
 @dataclass(slots=True)
@@ -65,7 +85,8 @@ class Request:
         on_device: leave outputs on the model's device.
         after: CUDA event that must pass before device inputs are read, or None.
         client_stream: CUDA stream on which the client will read the outputs, or None.
-        stream: of state, or None.
+        stream_id: as the client named it.
+        stream: of that name, or None.
         reset: forget the stream's state first.
         begun: whether it runs or has run.
         wanted: False once its client was found to have cancelled it.
@@ -84,6 +105,7 @@ class Request:
     on_device: bool = False
     after: Any = None
     client_stream: Any = None
+    stream_id: str = ''
     stream: Stream | None = None
     reset: bool = False
     begun: bool = False

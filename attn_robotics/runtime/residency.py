@@ -39,6 +39,8 @@ class ModelStatus:
         device: cpu, cuda:0, or the address of the remote server; empty while not loaded.
         state: what it is doing.
         reason: why it failed or was evicted, or what to know about it.
+        stage: what a load is doing, `read`, `build` or `warm up`; empty otherwise.
+        progress: of that stage, 0 to 1.
         memory_bytes: weights and static buffers.
         requests: answered.
         dropped: refused or failed.
@@ -52,6 +54,8 @@ class ModelStatus:
     device: str = ''
     state: ModelState = ModelState.UNLOADED
     reason: str = ''
+    stage: str = ''
+    progress: float = 0.0
     memory_bytes: int = 0
     requests: int = 0
     dropped: int = 0
@@ -79,6 +83,7 @@ class Residency:
         self._unknown = ModelMetrics()
         self._metrics: dict[str, ModelMetrics] = {'': self._unknown}  # '' counts requests for models never loaded
         self._notes: dict[str, tuple[ModelState, str]] = {}
+        self._progress: dict[str, Progress] = {}  # of loads under way
         self._loader = ThreadPoolExecutor(1, 'engine-loader')
         self._closer = ThreadPoolExecutor(1, 'engine-closer')  # so that giving back need not wait for a long load
         self._closed = False
@@ -121,13 +126,20 @@ class Residency:
         """Every model of the catalogue and every loaded one, by name."""
         return [self.status(name) for name in sorted({*self.catalogue.names(), *self._models, *self._notes})]
 
+    def loading(self) -> list[str]:
+        """Models whose load is under way."""
+        return sorted(self._progress)
+
     def status(self, name: str) -> ModelStatus:
         """One model's status, loaded or not."""
         with self._lock:
             model = self._models.get(name)
             state, reason = self._notes.get(name, (ModelState.UNLOADED, ''))
             metrics = self._metrics.get(name)
+            progress = self._progress.get(name)
         status = ModelStatus(name, state=state, reason=reason)
+        if progress is not None:
+            status = replace(status, stage=progress.stage, progress=progress.done / max(1, progress.total))
         if model is None:
             try:
                 entry = self.catalogue.entry(name)
@@ -270,14 +282,18 @@ class Residency:
 
     def _load(self, name: str, on_progress: Callable[[Progress], None] | None) -> ModelStatus:
         def step(stage: str, done: int, total: int) -> None:
+            self._progress[name] = progress = Progress(name, stage, done, total)
             if on_progress is not None:
                 try:
-                    on_progress(Progress(name, stage, done, total))
+                    on_progress(progress)
                 except Exception:
                     log.exception('the progress callback of %s failed', name)
 
         try:
-            self._replace(name, step)
+            try:
+                self._replace(name, step)
+            finally:
+                self._progress.pop(name, None)
         except Exception as error:
             log.debug('loading %s failed', name, exc_info=True)
             failure = error if isinstance(error, EngineError) else EngineError('backend', f'{name}: {describe(error)}')

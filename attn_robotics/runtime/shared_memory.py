@@ -81,7 +81,7 @@ class Segment:
         far, `read_array` copies instead.
 
         Raises:
-            EngineError: `bad_input`: no such segment, not of this user, or not a segment of ours.
+            EngineError: `bad_segment`: no such segment, not of this user, or not a segment of ours.
         """
         descriptor, size = _open(key)
         try:
@@ -104,9 +104,12 @@ class Segment:
         """Give its file another name.
 
         Raises:
-            FileNotFoundError: it is gone.
+            EngineError: `bad_segment`, somebody has removed it.
         """
-        (FOLDER / self.key).rename(FOLDER / key)
+        try:
+            (FOLDER / self.key).rename(FOLDER / key)
+        except FileNotFoundError as error:
+            raise EngineError('bad_segment', f'segment {self.key} was removed by somebody else') from error
         self.key = key
 
     def release(self) -> None:
@@ -148,7 +151,7 @@ def read_array(
         claim: give the segment back after reading: its owner has handed it over.
 
     Raises:
-        EngineError: `bad_input`: no such segment, another user's, or the array reaches beyond it.
+        EngineError: `bad_segment`: no such segment, or another user's; `bad_input`: the array reaches beyond it.
     """
     try:
         kind = np.dtype(dtype)
@@ -174,6 +177,54 @@ def read_array(
     return array
 
 
+class SegmentPool:
+    """Segments of this process that wait to be written anew. Not locked: its owner does that.
+
+    Args:
+        ttl_s: after which an idle one is removed [s].
+        clock: gives seconds; replaced in tests.
+    """
+
+    def __init__(self, ttl_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._idle: list[tuple[Segment, float]] = []  # the longest idle first
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that wait."""
+        return sum(segment.size for segment, _ in self._idle)
+
+    def take(self, size: int) -> Segment:
+        """One of at least this many bytes: an old one where one is about as large, else a new one.
+
+        Raises:
+            EngineError: as `Segment.create`.
+        """
+        self.sweep()
+        fitting = [item for item in self._idle if size <= item[0].size <= 2 * size + mmap.PAGESIZE]
+        if not fitting:
+            return Segment.create(size)
+        chosen = min(fitting, key=lambda item: item[0].size)
+        self._idle.remove(chosen)
+        return chosen[0]
+
+    def give(self, segment: Segment) -> None:
+        """Put one back."""
+        self._idle.append((segment, self._clock() + self._ttl_s))
+
+    def sweep(self) -> None:
+        """Remove what has lain idle for too long."""
+        now = self._clock()
+        while self._idle and self._idle[0][1] < now:
+            self._idle.pop(0)[0].release()
+
+    def shrink(self, size: int) -> None:
+        """Remove the longest idle until at most this many bytes wait."""
+        while self._idle and self.size > size:
+            self._idle.pop(0)[0].release()
+
+
 class HandOver:
     """The segments that a server has sent with its answers, and those that it got back to be written anew.
 
@@ -191,7 +242,7 @@ class HandOver:
         self._clock = clock
         self._lock = threading.Lock()
         self._sent: dict[str, tuple[Segment, float]] = {}
-        self._free: list[tuple[Segment, float]] = []
+        self._free = SegmentPool(ttl_s, clock)
 
     def send(self, array: NumpyArray) -> str:
         """Copy an array into a segment and return its key.
@@ -199,8 +250,18 @@ class HandOver:
         Raises:
             EngineError: `too_large`, or `out_of_memory` when clients do not claim what they are sent.
         """
+        size = max(1, array.nbytes)
         with self._lock:
-            segment = self._take(max(1, array.nbytes))
+            self._sweep()
+            left = self._limit - size - sum(segment.size for segment, _ in self._sent.values())
+            if left < 0:
+                raise EngineError(
+                    'out_of_memory', f'{self._limit} bytes of answers wait to be claimed by their clients'
+                )
+            segment = self._free.take(size)
+            self._free.shrink(left)
+            if segment.key.endswith(FREE):
+                segment.rename(_new_key())
             self._sent[segment.key] = (segment, self._clock() + self._ttl_s)
         segment.array(str(array.dtype), array.shape)[...] = array
         return segment.key
@@ -209,46 +270,27 @@ class HandOver:
         """Take back what was claimed, remove what was not in time or lies idle."""
         with self._lock:
             self._sweep()
+            self._free.sweep()
 
     def close(self) -> None:
         """Remove everything."""
         with self._lock:
-            for segment, _ in (*self._sent.values(), *self._free):
+            for segment, _ in self._sent.values():
                 segment.release()
             self._sent.clear()
-            self._free.clear()
-
-    def _take(self, size: int) -> Segment:
-        """A segment of at least this size, an old one where one is about as large."""
-        self._sweep()
-        fitting = [segment for segment, _ in self._free if size <= segment.size <= 2 * size + mmap.PAGESIZE]
-        if fitting:
-            segment = min(fitting, key=lambda segment: segment.size)
-            self._free = [item for item in self._free if item[0] is not segment]
-            with suppress(FileNotFoundError):  # somebody has tidied up
-                segment.rename(_new_key())
-                return segment
-            segment.release()
-        held = sum(segment.size for segment, _ in self._sent.values())
-        while self._free and held + size + sum(segment.size for segment, _ in self._free) > self._limit:
-            self._free.pop(0)[0].release()
-        if held + size > self._limit:
-            raise EngineError('out_of_memory', f'{self._limit} bytes of answers wait to be claimed by their clients')
-        return Segment.create(size)
+            self._free.shrink(0)
 
     def _sweep(self) -> None:
         now = self._clock()
         for key, (segment, until) in list(self._sent.items()):
             if (FOLDER / f'{key}{FREE}').exists():
                 segment.key = f'{key}{FREE}'
-                self._free.append((segment, now + self._ttl_s))
+                self._free.give(segment)
             elif until < now or not (FOLDER / key).exists():
                 segment.release()
             else:
                 continue
             del self._sent[key]
-        while self._free and self._free[0][1] < now:
-            self._free.pop(0)[0].release()
 
 
 def sweep() -> list[str]:
@@ -268,11 +310,11 @@ def sweep() -> list[str]:
 def _open(key: str) -> tuple[int, int]:
     """Open a segment after checking that it is one of ours; descriptor and size."""
     if not _KEY.fullmatch(key):
-        raise EngineError('bad_input', f'{key[:80]!r} is not the key of a segment')
+        raise EngineError('bad_segment', f'{key[:80]!r} is not the key of a segment')
     try:
         descriptor = os.open(FOLDER / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise EngineError('bad_input', f'segment {key} can not be opened: {error.strerror}') from error
+        raise EngineError('bad_segment', f'segment {key} can not be opened: {error.strerror}') from error
     status = os.fstat(descriptor)
     problem = ''
     if status.st_uid != os.geteuid():  # root could read it, which is no reason to
@@ -283,7 +325,7 @@ def _open(key: str) -> tuple[int, int]:
         problem = f'holds {status.st_size} bytes, 1 to {MAX_SEGMENT_BYTES} are allowed'
     if problem:
         os.close(descriptor)
-        raise EngineError('bad_input', f'segment {key} {problem}')
+        raise EngineError('bad_segment', f'segment {key} {problem}')
     return descriptor, status.st_size
 
 

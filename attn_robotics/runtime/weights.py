@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,30 +29,30 @@ def read_verified(path: Path, sha256: str, progress: Callable[[int, int], None] 
     Raises:
         EngineError: `bad_weights`: missing, unreadable, a pickle, or another checksum.
     """
+    digest = hashlib.sha256()
+    content = io.BytesIO()
     try:
         with path.open('rb') as file:
-            content = file.read(4)
-            if content.startswith(_PICKLES):
+            if file.read(4).startswith(_PICKLES):
                 raise EngineError(
                     'bad_weights', f'{path} is a pickle, which may run code when read; convert it to safetensors'
                 )
+            total = file.seek(0, io.SEEK_END)
             file.seek(0)
-            content = file.read()
+            while chunk := file.read(CHUNK):
+                content.write(chunk)
+                digest.update(chunk)
+                if progress:
+                    progress(content.tell(), max(total, content.tell()))
     except OSError as error:
         raise EngineError('bad_weights', f'can not read the weights {path}: {error.strerror}') from error
-    digest = hashlib.sha256()
-    view = memoryview(content)
-    for start in range(0, len(content), CHUNK):
-        digest.update(view[start : start + CHUNK])
-        if progress:
-            progress(min(start + CHUNK, len(content)), len(content))
     if digest.hexdigest() != sha256:
         raise EngineError(
             'bad_weights',
             f'{path} has sha256 {digest.hexdigest()[:12]}..., the catalogue says {sha256[:12]}...; '
             'the file is damaged, half-written or of another version: fetch it again',
         )
-    return content
+    return content.getvalue()
 
 
 def load_into(module: nn.Module, content: bytes, path: Path) -> None:

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from std_msgs.msg import String
 
 from attn_robotics.conversions.tensors import KINDS, SHARED_FROM_BYTES, from_tensor, to_shared_tensor, to_tensor
-from attn_robotics.nodes.attention_runtime import CHANGES, AttentionRuntime
+from attn_robotics.nodes.attention_runtime import AttentionRuntime
 from attn_robotics.ros.deferred import BURST
 from attn_robotics.ros.hosting import engine_of_process
 from attn_robotics.ros.lifecycle import ConfigurationError
+from attn_robotics.ros.model_board import CHANGES
 from attn_robotics.runtime.registry import register_system
 from attn_robotics.runtime.shared_memory import FOLDER, Segment
 from attn_robotics_interfaces.msg import ModelStatus, Tensor
@@ -227,7 +228,7 @@ def test_metrics_are_made_only_while_somebody_listens(runtime, monkeypatch):
     made = []
     prometheus = node._engine.prometheus
     monkeypatch.setattr(node._engine, 'prometheus', lambda: made.append(1) or prometheus())
-    node._watch()
+    node._board.watch()
     assert not made
     runtime.infer('identity', rows(1))
     runtime.infer('identity', np.zeros(3, np.int8))
@@ -336,7 +337,11 @@ def test_no_request_whatever_it_holds_breaks_the_service(runtime):
         )  # fmt: skip
         runtime.graph.until(lambda: bad.done() and good.done(), f'answers to {request}', limit_s=10.0)
         reply = bad.result()
-        assert reply.success == (not reply.message) and len(reply.message) <= 400 and '\n' not in reply.message
+        assert (
+            reply.success == (not reply.message) == (not reply.reason)
+            and len(reply.message) <= 400
+            and '\n' not in reply.message
+        )
         assert sum(node.dropped.values()) == refused + (not reply.success)
         np.testing.assert_array_equal(from_tensor(good.result().outputs[0]), rows(value))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,10 @@ def segment() -> Iterator[Segment]:
         yield segment
 
 
-def refusal(*args: object, **options: object) -> str:
+def refusal(*args: object, reason: str = 'bad_segment', **options: object) -> str:
     with pytest.raises(EngineError) as caught:
         read_array(*args, **options)  # type: ignore[arg-type]
-    assert caught.value.reason == 'bad_input'
+    assert caught.value.reason == reason
     assert '\n' not in str(caught.value)
     return str(caught.value)
 
@@ -80,7 +81,7 @@ def test_strides_are_honoured(segment: Segment) -> None:
 def test_an_array_that_reaches_beyond_its_segment_is_refused(
     segment: Segment, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]
 ) -> None:
-    refusal(segment.key, 'uint8', shape, offset=offset, strides=strides)
+    refusal(segment.key, 'uint8', shape, offset=offset, strides=strides, reason='bad_input')
 
 
 @given(st.lists(st.integers(-2, 70), max_size=3), st.integers(-2, 5000), st.lists(st.integers(-8, 5000), max_size=3))
@@ -99,14 +100,45 @@ def test_a_key_that_names_no_segment_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize('dtype', ['object', 'nonsense', ''])
 def test_a_dtype_that_can_not_be_shared_is_refused(segment: Segment, dtype: str) -> None:
-    refusal(segment.key, dtype, (1,))
+    refusal(segment.key, dtype, (1,), reason='bad_input')
 
 
-def test_another_users_segment_is_refused_even_for_root(segment: Segment, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason='only root can act as two users')
+def test_another_users_segment_is_refused_both_ways(segment: Segment) -> None:
+    nobody = pwd.getpwnam('nobody').pw_uid
+    code = """
+import os, sys
+from attn_robotics.runtime.shared_memory import Segment, read_array
+os.setuid(int(sys.argv[2]))
+try:
+    read_array(sys.argv[1], 'uint8', (1,))
+except Exception as error:
+    print(error.reason, error)
+mine = Segment.create(8)
+print(mine.key, flush=True)
+sys.stdin.read()
+"""
+    child = subprocess.Popen(
+        [sys.executable, '-c', code, segment.key, str(nobody)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    refused, key = child.stdout.readline(), child.stdout.readline().strip()
+    assert refused.startswith('bad_segment') and 'Permission denied' in refused
+    # Root could read it, which is no reason to.
+    assert f'belongs to user {nobody}, not 0' in refusal(key, 'uint8', (1,))
+    with pytest.raises(EngineError, match='belongs to user'):
+        Segment.attach(key)
+    assert key not in sweep()
+    child.communicate('')
+    (shared_memory.FOLDER / key).unlink()
+
+
+def test_a_segment_of_another_user_is_refused_where_there_is_only_one(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, 'geteuid', lambda: 12345)
     assert 'belongs to user' in refusal(segment.key, 'uint8', (1,))
-    with pytest.raises(EngineError, match='belongs to user'):
-        Segment.attach(segment.key)
 
 
 def test_a_segment_that_others_could_write_is_refused(segment: Segment) -> None:
@@ -204,9 +236,9 @@ def test_what_a_dead_process_left_is_swept_and_what_a_live_one_holds_is_not(segm
     code = (
         'import os; from attn_robotics.runtime.shared_memory import Segment; print(Segment.create(8).key, flush=True)'
     )
-    code += '; os._exit(1)'
-    key = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()
-    assert (shared_memory.FOLDER / key).exists()
-    assert key in sweep()
-    assert not (shared_memory.FOLDER / key).exists()
+    code += '; left = Segment.create(8); left.rename(left.key + "_free"); print(left.key, flush=True); os._exit(1)'
+    keys = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.split()
+    assert len(keys) == 2 and all((shared_memory.FOLDER / key).exists() for key in keys)
+    assert set(keys) <= set(sweep())
+    assert not any((shared_memory.FOLDER / key).exists() for key in keys)
     assert (shared_memory.FOLDER / segment.key).exists()
