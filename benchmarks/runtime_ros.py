@@ -3,10 +3,10 @@
     python benchmarks/runtime_ros.py --json runtime_ros.json
 
 `direct` is what nodes of a container do: they call the engine of their process and pass arrays by reference. `service`
-is a request to `attention_runtime/infer` and back, its tensors `inline` in the message or by `shared_memory`, from a
-node in the `same_process` (in another executor thread) or in `another_process`. Latencies are a client's: from writing
-the request to holding the answer's array, claimed from shared memory where it lies there. Times are wall-clock on the
-machine at hand; its load is written beside them.
+is a request of a `RuntimeClient` to `attention_runtime/infer` and back, its tensors `inline` in the message or by
+`shared_memory`, from a node in the `same_process` (in another executor thread) or in `another_process`. Latencies are a
+client's: from writing the request to holding the answer's array, claimed from shared memory where it lies there. Times
+are wall-clock on the machine at hand; its load is written beside them.
 """
 
 from __future__ import annotations
@@ -34,16 +34,13 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
-from attn_robotics.conversions.tensors import from_tensor, to_shared_tensor, to_tensor
 from attn_robotics.nodes.attention_runtime import AttentionRuntime
-from attn_robotics.ros.deferred import BURST
 from attn_robotics.ros.hosting import HostedNode, engine_of_process
-from attn_robotics.runtime.shared_memory import Segment
-from attn_robotics_interfaces.srv import Infer
+from attn_robotics.ros.runtime_client import RuntimeClient
 
 CLIENTS = 8
 LIMIT_S = 120.0
-DEADLINE_MS = 60_000.0  # nothing is to be refused here
+DEADLINE_S = 60.0  # nothing is to be refused here
 MEGABYTE = 262_144  # float32
 ENTRIES: dict[str, dict[str, Any]] = {
     'identity': {'like': 'identity'},
@@ -57,40 +54,25 @@ ENTRIES: dict[str, dict[str, Any]] = {
 
 
 class Client:
-    """A client of a runtime, with a segment of its own for large inputs."""
+    """A client of a runtime that asks for one thing again and again."""
 
-    def __init__(self, node: Node, model: str, name: str, values: np.ndarray[Any, Any], *, is_shared: bool) -> None:
-        self._client = node.create_client(Infer, '/bench/attention_runtime/infer', qos_profile=BURST)
-        self._model, self._name, self._values = model, name, values
-        self._segment = Segment.create(values.nbytes) if is_shared else None
+    def __init__(self, node: Node, model: str, name: str, values: np.ndarray[Any, Any], *, share: bool) -> None:
+        self._runtime = RuntimeClient(node, '/bench/attention_runtime', share=share, timeout_s=LIMIT_S)
+        self._model, self._inputs = model, {name: values}
         self.seconds: list[float] = []
-        if not self._client.wait_for_service(LIMIT_S):
-            raise TimeoutError(f'no service {self._client.srv_name} after {LIMIT_S:g} s')
+        self.close = self._runtime.close
 
     def send(self, then: Callable[[], None]) -> None:
         """Send one request; `then` is called after its answer was read and timed."""
         started = time.perf_counter()
-        if self._segment is None:
-            tensor = to_tensor(self._name, self._values)
-        else:
-            tensor = to_shared_tensor(self._name, self._values, self._segment)
-        future = self._client.call_async(Infer.Request(model=self._model, inputs=[tensor], deadline_ms=DEADLINE_MS))
+        future = self._runtime.infer(self._model, self._inputs, deadline_s=DEADLINE_S)
 
         def take(done: Any) -> None:
-            reply = done.result()
-            if not reply.success:
-                raise RuntimeError(reply.message)
-            for output in reply.outputs:
-                from_tensor(output, claim=bool(output.shm_key))
+            done.result()
             self.seconds.append(time.perf_counter() - started)
             then()
 
         future.add_done_callback(take)
-
-    def close(self) -> None:
-        """Give the segment back."""
-        if self._segment is not None:
-            self._segment.release()
 
 
 def closed_loop(executor: SingleThreadedExecutor, clients: list[Client], count: int, desc: str) -> float:
@@ -169,7 +151,7 @@ def bench_service(bench: Bench, where: str, node: Node, executor: SingleThreaded
     for count in (1, CLIENTS):
         for way in ('shared_memory', 'inline'):
             clients = [
-                Client(node, 'identity', 'x', values, is_shared=way == 'shared_memory') for _ in range(count)
+                Client(node, 'identity', 'x', values, share=way == 'shared_memory') for _ in range(count)
             ]  # fmt: skip
             try:
                 closed_loop(executor, clients, bench.repetitions(1000), f'{where} {way} {count}')
@@ -182,18 +164,28 @@ def bench_service(bench: Bench, where: str, node: Node, executor: SingleThreaded
 
 
 def bench_throughput(bench: Bench, node: Node, executor: SingleThreadedExecutor) -> None:
-    """Eight clients on a small transformer, batched and one by one."""
+    """A small transformer, batched and one by one: eight clients, and one client with eight requests under way.
+
+    Every client of a ROS service is woken by every answer, also by those to others.
+    """
     values = bench.rng.standard_normal((1, 16, 64)).astype(np.float32)
-    rates = {}
-    for model in ('one_by_one', 'batched'):
-        clients = [Client(node, model, 'tokens', values, is_shared=False) for _ in range(CLIENTS)]
-        count = bench.repetitions(2000)
-        rates[model] = count / closed_loop(executor, clients, count, f'throughput {model}')
-        bench.add(
-            Row(f'throughput/service/another_process/{model}/{CLIENTS}', rates[model], '1/s', count, None, load())
-        )
-    gain = rates['batched'] / rates['one_by_one']
-    bench.add(Row(f'gain/service/another_process/small_transformer/{CLIENTS}', gain, ''), at_least=3.5)
+    for apart in (CLIENTS, 1):
+        rates = {}
+        name = f'{CLIENTS}_clients' if apart > 1 else f'{CLIENTS}_under_way'
+        for model in ('one_by_one', 'batched'):
+            clients = [Client(node, model, 'tokens', values, share=True) for _ in range(apart)]
+            try:
+                count = bench.repetitions(2000)
+                loops = [clients[index % apart] for index in range(CLIENTS)]
+                rates[model] = count / closed_loop(executor, loops, count, f'throughput {model}')
+            finally:
+                for client in clients:
+                    client.close()
+            bench.add(
+                Row(f'throughput/service/another_process/{model}/{name}', rates[model], '1/s', count, None, load())
+            )
+        gain = rates['batched'] / rates['one_by_one']
+        bench.add(Row(f'gain/service/another_process/small_transformer/{name}', gain, ''), at_least=3.5)
 
 
 def load() -> dict[str, float]:

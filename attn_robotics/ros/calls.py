@@ -96,7 +96,9 @@ class Calls:
             if call.client.service_is_ready():
                 self._send(call)
         for call in late:
-            self._give_up(call, EngineError('expired', f'no answer of {call.client.service_name} in time; does it run?'))
+            self._give_up(
+                call, EngineError('expired', f'no answer of {call.client.service_name} in time; does it run?')
+            )
 
     @staticmethod
     def _give_up(call: _Call, why: EngineError) -> None:

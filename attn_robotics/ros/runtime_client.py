@@ -64,22 +64,21 @@ class RuntimeClient:
         node: whose executor runs callbacks; it must be spun.
         runtime: name of the runtime's node, relative to the node's namespace. Where it is not given and this process
             has an engine, that one is asked.
+        share: send large arrays by shared memory as long as the runtime can read it.
         timeout_s: after which an answer is given up [s], loads excepted. A runtime that comes up within it still gets
             the request.
     """
 
-    def __init__(self, node: Node, runtime: str | None = None, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, node: Node, runtime: str | None = None, *, share: bool = True, timeout_s: float = 10.0) -> None:
         self._node = node
         self._may_be_here = runtime is None
         self._name = runtime or 'attention_runtime'
         self._calls = Calls(node, timeout_s)
-        kinds = {'infer': Infer, 'load_model': LoadModel, 'unload_model': UnloadModel, 'list_models': ListModels}
-        self._clients = {
-            kind: node.create_client(kind, f'{self._name}/{name}', qos_profile=BURST) for name, kind in kinds.items()
-        }
         self._lock = threading.Lock()
+        self._clients: dict[str, Any] = {}
+        self._client(Infer, 'infer')  # early, so that it is matched when it is needed
         self._segments = SegmentPool()
-        self._shares = True  # until a runtime can't read what is shared: it is another host's or user's
+        self._shares = share  # until a runtime can't read what is shared: it is another host's or user's
         self._answers_large: set[str] = set()  # models
         self._listeners: dict[str, Callable[[ModelStatus], None]] = {}
         self._subscription: Any = None
@@ -116,7 +115,8 @@ class RuntimeClient:
                 self._subscription = self._node.create_subscription(
                     ModelStatus, f'{self._name}/models', self._on_status, qos.STATE
                 )
-        future = self._ask(LoadModel.Request(model=model), lambda reply: reply.status, timeout_s=float('inf'))
+        client = self._client(LoadModel, 'load_model')
+        future = self._ask(client, LoadModel.Request(model=model), lambda reply: reply.status, timeout_s=float('inf'))
         future.add_done_callback(lambda _: self._listeners.pop(model, None))
         return future
 
@@ -129,7 +129,7 @@ class RuntimeClient:
                 future = Future()
                 future.set_exception(error)
                 return future
-        return self._ask(UnloadModel.Request(model=model), lambda _: None)
+        return self._ask(self._client(UnloadModel, 'unload_model'), UnloadModel.Request(model=model), lambda _: None)
 
     def list_models(self) -> Future:
         """Ask for every model of the catalogue; the future's result is a list of `ModelStatus`."""
@@ -137,7 +137,8 @@ class RuntimeClient:
             future = Future()
             future.set_result([to_model_status(status) for status in engine.list_models()])
             return future
-        return self._ask(ListModels.Request(), lambda reply: list(reply.models))
+        client = self._client(ListModels, 'list_models')
+        return self._ask(client, ListModels.Request(), lambda reply: list(reply.models))
 
     def close(self) -> None:
         """Give up what is under way and give everything back."""
@@ -162,8 +163,14 @@ class RuntimeClient:
         found.add_done_callback(hand_over)
         return future
 
-    def _ask(self, request: Any, read: Callable[[Any], Any], timeout_s: float | None = None) -> Future:
-        client = next(client for kind, client in self._clients.items() if isinstance(request, kind.Request))
+    def _client(self, kind: Any, name: str) -> Any:
+        """The client of one service, made when first needed: each costs the executor at every wake-up."""
+        with self._lock:
+            if name not in self._clients:
+                self._clients[name] = self._node.create_client(kind, f'{self._name}/{name}', qos_profile=BURST)
+            return self._clients[name]
+
+    def _ask(self, client: Any, request: Any, read: Callable[[Any], Any], timeout_s: float | None = None) -> Future:
         future = Future()
         self._calls.call(client, request, partial(_settle, future, read), timeout_s)
         return future
@@ -192,7 +199,7 @@ class RuntimeClient:
             else:
                 _settle(future, partial(self._read, request.model), reply, error)
 
-        self._calls.call(self._clients[Infer], request, then)
+        self._calls.call(self._client(Infer, 'infer'), request, then)
 
     def _to_share(self, model: str, arrays: Mapping[str, NumpyArray]) -> dict[str, NumpyArray]:
         """Arrays to send by shared memory; a runtime answers by it to whoever asks by it."""
