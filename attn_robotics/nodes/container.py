@@ -22,10 +22,9 @@ from attn_robotics import nodes
 from attn_robotics.ros.hosting import HostedNode
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
 from attn_robotics.ros.parameters import param
+from attn_robotics.runtime.engine import SWITCH_INTERVAL_S
 from attn_robotics.runtime.errors import one_line
 
-# Nodes hand over to one another many times a tick: with Python's 5 ms a busy one would hold up all others.
-SWITCH_INTERVAL_S = 5e-4
 _ITEM = re.compile(r'(?P<executable>[a-z][a-z0-9_]*)(@(?P<place>/?([A-Za-z_]\w*/)*)(?P<name>[A-Za-z_]\w*))?', re.ASCII)
 
 
@@ -61,7 +60,7 @@ class Container(AttnNode):
         if doubled := {name for name in names if names.count(name) > 1}:
             raise ConfigurationError(f"parameter 'nodes' has {min(doubled)} twice; name one after an @")
         self._switch_interval = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)  # nodes hand over to one another many times a tick
         self._is_ending = False
         foreign = {field.name for field in fields(ContainerParams)}
         self._hosted = [HostedNode(kind, name, namespace, foreign=foreign) for kind, namespace, name in places]

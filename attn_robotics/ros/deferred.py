@@ -167,5 +167,7 @@ class DeferredService:
             self._open.discard(deferred)
         try:
             self._send_now(response, header)
-        except (InvalidHandle, RCLError) as error:  # the service or its client is gone: nobody waits for this
+        except (InvalidHandle, RCLError, SystemError) as error:
+            # The service or its client is gone: nobody waits for this. SystemError is rclpy's where Python makes errors
+            # of warnings, of which "client will not receive response" is one.
             self._node.get_logger().debug(f'an answer of {self._service.srv_name} was not taken: {error}')

@@ -106,3 +106,16 @@ def world_file(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def runtime(graph, tmp_path):
+    """A client of a runtime that is still to be started."""
+    from runtime_world import Client, Held
+
+    Held.free.set()
+    Held.only = 0
+    client = Client(graph, tmp_path)
+    client.put('identity')
+    yield client
+    Held.free.set()
