@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from attn_robotics.runtime.registry import register_system
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CHOICES = {
     'encoder': ('flat', 'conv', 'scrimp'),
@@ -16,6 +21,7 @@ CHOICES = {
 }
 
 
+@register_system('sparc')
 @dataclass(frozen=True)
 class SparcConfig:
     """Shape of the network and of what it sees.
@@ -99,6 +105,12 @@ class SparcConfig:
         if unknown:
             raise ValueError(f'unknown SPARC setting {", ".join(sorted(unknown))}; weights of another version?')
         return cls(**values)
+
+    def build(self) -> nn.Module:
+        """The network as the attention runtime runs it."""
+        from attn_robotics.systems.sparc.served import ServedNetwork
+
+        return ServedNetwork(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for model cards and checkpoints."""

@@ -40,12 +40,24 @@ class Decision(nn.Module):
         Returns:
             (Q, 5) log-probabilities and (Q, width) messages.
         """
-        network = self.network
-        relation = network.neighbour_relation(cells[None], key_cells[None])
-        rows, _ = network.encode(image[None], vector[None])
-        x, _ = network.communicate(rows, own_message[None], messages[None], relation)
-        output = network.heads(rows, x, legal_moves(image)[None])
-        return output.log_probs[0], output.message[0]
+        return decide(self.network, image, vector, cells, key_cells, own_message, messages)
+
+
+def decide(
+    network: SparcNetwork,
+    image: Tensor,
+    vector: Tensor,
+    cells: Tensor,
+    key_cells: Tensor,
+    own_message: Tensor,
+    messages: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One decision; arguments and results are those of `Decision.forward`."""
+    relation = network.neighbour_relation(cells[None], key_cells[None])
+    rows, _ = network.encode(image[None], vector[None])
+    x, _ = network.communicate(rows, own_message[None], messages[None], relation)
+    output = network.heads(rows, x, legal_moves(image)[None])
+    return output.log_probs[0], output.message[0]
 
 
 def export_bytes(network: SparcNetwork) -> bytes:
