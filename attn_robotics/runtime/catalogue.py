@@ -130,6 +130,21 @@ class ModelEntry:
         """Names a request must bring, no more and no fewer."""
         return frozenset(spec.name for spec in self.inputs)
 
+    @cached_property
+    def input_order(self) -> tuple[str, ...]:
+        """Names of the inputs in the entry's order."""
+        return tuple(spec.name for spec in self.inputs)
+
+    @cached_property
+    def checked_inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs whose values must be looked at."""
+        return tuple(spec for spec in self.inputs if spec.checks_values)
+
+    @cached_property
+    def known_signatures(self) -> dict[Any, Any]:
+        """Shapes and dtypes that were found to fit; kept by `requests.check_request`."""
+        return {}
+
     @property
     def max_rows(self) -> int:
         """Most rows in one launch; 1 where requests are not batched."""

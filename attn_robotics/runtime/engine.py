@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # A thread that launches gives up Python's lock at every operator and must wait for it as long as another thread
 # computes in Python: 5 ms by default, which makes fifty operators take a quarter of a second.
-SWITCH_INTERVAL_S = 5e-4
+SWITCH_INTERVAL_S = 1e-4
 
 
 class Engine:

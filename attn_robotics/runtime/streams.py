@@ -137,7 +137,9 @@ class StreamStore:
             state = stream.state if stream else None
         if state is None:
             raise EngineError('bad_stream', f'{self.entry.name} has no state of stream {key[:MAX_ID]!r}')
-        return {name: np.array(value.cpu() if hasattr(value, 'cpu') else value) for name, value in state.items()}
+        return {
+            name: np.array(value.cpu().numpy() if hasattr(value, 'cpu') else value) for name, value in state.items()
+        }
 
     def restore(self, key: str, state: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> None:
         """Give a stream the state of a snapshot.

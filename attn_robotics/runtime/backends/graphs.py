@@ -1,14 +1,17 @@
-"""CUDA: one stream a lane, and a captured graph with static buffers for every warmed-up shape.
+"""CUDA: one stream a lane, and captured graphs with static buffers for every warmed-up shape.
 
-Arrays of clients are written straight into the pinned rows of their batch, so that a batch costs one copy a tensor
-each way and one graph launch. A batch smaller than its bucket leaves old rows behind its own; rows are independent by
-the entry's word, and nobody reads theirs.
+Arrays of clients are written straight into the pinned rows of their batch; the graph then copies them to the device,
+computes and copies the answer back, so that a batch costs one launch, whatever it holds. Requests that bring tensors of
+the device, ask for some, or keep state there use a second graph without the copies. A batch smaller than its bucket
+leaves old rows behind its own; rows are independent by the entry's word, and nobody reads theirs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,7 +41,7 @@ class CudaLane:
         self._device = device
         self._stream = torch.cuda.Stream(device, priority=priority)
         # Graphs of one lane never overlap, so they may share intermediate memory; those of two lanes may not.
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pools = [torch.cuda.graph_pool_handle()]  # the last is in use, others broke with a failed capture
         self._graphs: dict[tuple[tuple[int, ...], int], _Graph] = {}
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._buckets = entry.batching.buckets if entry.batching else (1,)
@@ -46,25 +49,37 @@ class CudaLane:
         self.memory_bytes = 0
 
     def capture(self, request: Request) -> None:
-        """Capture the shape of a request; run during warm-up, never under load."""
-        before = torch.cuda.memory_reserved(self._device)
+        """Capture the shape of a request; run during warm-up, never under load.
+
+        Raises:
+            RuntimeError: the network can't be captured; torch.OutOfMemoryError where it does not fit.
+        """
         with torch.cuda.device(self._device), torch.inference_mode():
-            graph = _Graph(request, self._forward, self._device, self._stream, self._pool, bool(self.entry.batching))
+            graph = _Graph(self.entry, request, self._forward, self._device, self._stream, self._pools)
         self._graphs[request.group, request.rows] = graph
-        # Workspaces and intermediates live in the pool; static buffers may come from memory reserved earlier.
-        self.memory_bytes += max(graph.buffer_bytes, torch.cuda.memory_reserved(self._device) - before)
+        buffers = sum(graph.buffer_bytes for graph in self._graphs.values())
+        self.memory_bytes = buffers + pool_bytes(self._pools)
 
     def execute(self, requests: Sequence[Request]) -> Executed:
         """Run requests by the smallest graph that holds them, or without one where none was captured."""
         start = time.perf_counter()
-        rows = sum([request.rows for request in requests])
+        rows = requests[0].rows if len(requests) == 1 else sum([request.rows for request in requests])
+        graph = self._find(requests[0].group, rows)
+        if graph is None or graph.whole is None or not graph.stage(requests):
+            return self._execute_apart(requests, rows, graph, start)
+        launched = replay_on(self._stream, graph.whole)
+        graph.events[3].synchronize()
+        upload, compute, download = graph.times()
+        return Executed(graph.fetch(requests), launched, launched - start, upload + download, compute)
+
+    def _execute_apart(self, requests: Sequence[Request], rows: int, graph: _Graph | None, start: float) -> Executed:
+        """Run requests with copies of their own before and after."""
         upload, compute, download, end = self._events
         # The stream's context also makes its device the current one.
         with torch.cuda.stream(self._stream), torch.inference_mode():
             for request in requests:
                 if request.after is not None:
                     self._stream.wait_event(request.after)
-            graph = self._find(requests[0].group, rows)
             if graph is not None:
                 graph.stage(requests)
             gathered = time.perf_counter()
@@ -76,7 +91,7 @@ class CudaLane:
             compute.record()
             launched = time.perf_counter()
             if graph is not None:
-                graph.graph.replay()
+                graph.inner.replay()
             else:
                 columns = self._forward(inputs)
             download.record()
@@ -89,7 +104,7 @@ class CudaLane:
             end.synchronize()
             if graph is not None:
                 self._fetch(graph, requests, results)
-        first, second, third = (a.elapsed_time(b) / 1e3 for a, b in zip(self._events, self._events[1:], strict=False))
+        first, second, third = (a.elapsed_time(b) / 1e3 for a, b in pairwise(self._events))
         return Executed(results, launched, gathered - start, first + third, second)
 
     def close(self) -> None:
@@ -146,48 +161,95 @@ class CudaLane:
 
 
 class _Graph:
-    """One captured shape with its static device buffers and pinned host buffers."""
+    """One captured shape with its static device buffers and pinned host buffers.
+
+    Attributes:
+        inner: from static inputs to static outputs.
+        whole: the same with the copies from and to the host; None for models that keep state on the device.
+        events: of `whole`: before, after the upload, after the computation, after the download.
+        outputs: static, of `inner`, on the device.
+        host_outputs: pinned.
+        buffer_bytes: of the static inputs; all else is in the lane's pool.
+    """
 
     def __init__(
         self,
+        entry: ModelEntry,
         example: Request,
         forward: Forward,
         device: torch.device,
         stream: torch.cuda.Stream,
-        pool: Any,
-        batched: bool,
+        pools: list[Any],
     ) -> None:
-        self._batched = batched
+        self._batched = bool(entry.batching)
         self._inputs = {name: _as_tensor(value).to(device, copy=True) for name, value in example.inputs.items()}
         self._pinned = {n: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for n, t in self._inputs.items()}
         self._host_inputs = {name: tensor.numpy() for name, tensor in self._pinned.items()}
+        self.buffer_bytes = sum(tensor.nbytes for tensor in self._inputs.values())
+        self.outputs: dict[str, Tensor] = {}
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             for _ in range(3):  # libraries choose algorithms and allocate workspaces before the capture
-                forward(self._inputs)
+                self.outputs = forward(self._inputs)
         stream.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        # thread_local: other lanes go on working while this one captures.
-        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode='thread_local'):
-            self.outputs = forward(self._inputs)
         self._pinned_outputs = {
             name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             for name, tensor in self.outputs.items()
         }
         self.host_outputs = {name: tensor.numpy() for name, tensor in self._pinned_outputs.items()}
-        self.buffer_bytes = sum(t.nbytes for t in (*self._inputs.values(), *self.outputs.values()))
+        self.events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(4)]
+        self._whole_outputs: dict[str, Tensor] = {}
+
+        def inner() -> None:
+            self.outputs = forward(self._inputs)
+
+        def whole() -> None:
+            before, uploaded, computed, downloaded = self.events
+            before.record()
+            for name, buffer in self._inputs.items():
+                buffer.copy_(self._pinned[name], non_blocking=True)
+            uploaded.record()
+            self._whole_outputs = forward(self._inputs)
+            computed.record()
+            for name, tensor in self._whole_outputs.items():
+                self._pinned_outputs[name].copy_(tensor, non_blocking=True)
+            downloaded.record()
+
+        self.inner = capture(inner, stream, pools)
+        self.whole = None if entry.state else capture(whole, stream, pools)
 
     def part(self, buffer: Any, first: int, last: int) -> Any:
         """The rows of one request; everything where requests are not batched."""
         return buffer[first:last] if self._batched else buffer
 
-    def stage(self, requests: Sequence[Request]) -> None:
-        """Write the clients' numpy arrays into pinned memory."""
-        for request, first, last in spans(requests):
+    def stage(self, requests: Sequence[Request]) -> bool:
+        """Write the clients' numpy arrays into pinned memory; whether `whole` can do the rest."""
+        is_all = True
+        first = 0
+        for request in requests:
+            last = first + request.rows
             for name, host in self._host_inputs.items():
                 value = request.inputs[name]
-                if isinstance(value, np.ndarray):
-                    self.part(host, first, last)[...] = value
+                if not isinstance(value, np.ndarray):
+                    is_all = False
+                elif self._batched:
+                    host[first:last] = value
+                else:
+                    host[...] = value
+            is_all = is_all and not request.on_device
+            first = last
+        return is_all
+
+    def fetch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+        """Copy answers out of pinned memory, which the next batch will overwrite."""
+        return [
+            {name: self.part(array, first, last).copy() for name, array in self.host_outputs.items()}
+            for _, first, last in spans(requests)
+        ]
+
+    def times(self) -> list[float]:
+        """Upload, computation and download of the last replay of `whole` [s]."""
+        return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self.events)]
 
     def upload(self, requests: Sequence[Request], rows: int) -> None:
         """Enqueue the copies into the static inputs: one a tensor where all of it is in pinned memory."""
@@ -211,3 +273,76 @@ def _as_tensor(value: Any) -> Tensor:
     # torch can not hold a read-only or reversed buffer, and messages arrive in read-only ones.
     tensor: Tensor = torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value.detach()
     return tensor
+
+
+def replay_on(stream: torch.cuda.Stream, graph: torch.cuda.CUDAGraph) -> float:
+    """Launch a graph on a stream, whatever the thread's own is; the moment of the launch [s].
+
+    By torch's internal calls: its context manager takes five times as long as the launch.
+    """
+    index = stream.device_index
+    device = torch._C._cuda_getDevice()
+    before, on, kind = torch._C._cuda_getCurrentStream(index)
+    torch._C._cuda_setStream(stream.stream_id, index, stream.device_type)
+    try:
+        launched = time.perf_counter()
+        graph.replay()
+    finally:
+        torch._C._cuda_setStream(before, on, kind)
+        if device != index:
+            torch._C._cuda_setDevice(device)
+    return launched
+
+
+def capture(body: Callable[[], None], stream: torch.cuda.Stream, pools: list[Any]) -> torch.cuda.CUDAGraph:
+    """Capture what a function launches, in a second try where the first one failed.
+
+    A `torch.cuda.synchronize()` anywhere in the process ends a capture, so one failure says little.
+
+    Args:
+        body: launches it.
+        stream: to capture.
+        pools: for its memory, the last one; a failure adds a new one.
+
+    Raises:
+        RuntimeError: it can't be captured.
+    """
+    before = torch.cuda.current_stream(stream.device)
+    for is_last in (False, True):
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # thread_local: other lanes go on working while this one captures.
+            with torch.cuda.graph(graph, pool=pools[-1], stream=stream, capture_error_mode='thread_local'):
+                body()
+        except RuntimeError as error:
+            torch.cuda.set_stream(before)
+            _mend(stream, pools[-1])
+            pools.append(torch.cuda.graph_pool_handle())
+            if is_last or isinstance(error, torch.OutOfMemoryError):
+                raise
+        else:
+            break
+    return graph
+
+
+def _mend(stream: torch.cuda.Stream, pool: Any) -> None:
+    """Put right what torch (2.11, 2.13) leaves after a failed capture.
+
+    The allocator takes the capture for one under way, and returns no memory any more; the random generator does so too,
+    and refuses to draw, until a capture ends well.
+    """
+    with suppress(RuntimeError):  # the capture did end, and only what was captured failed
+        torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+        torch._C._cuda_releasePool(stream.device_index, pool)
+    with (
+        suppress(RuntimeError),
+        torch.cuda.graph(torch.cuda.CUDAGraph(), stream=stream, capture_error_mode='thread_local'),
+    ):
+        torch.zeros(1, device=stream.device)
+
+
+def pool_bytes(pools: Sequence[Any]) -> int:
+    """Device memory that graph pools hold."""
+    ours = {tuple(pool) for pool in pools}
+    segments = torch.cuda.memory_snapshot()
+    return sum(segment['total_size'] for segment in segments if tuple(segment['segment_pool_id']) in ours)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attn_robotics.runtime.backends.base import Executed, Step, split
+from attn_robotics.runtime.backends.base import Executed, Step, is_out_of_memory, split
 from attn_robotics.runtime.backends.graphs import CudaLane
 from attn_robotics.runtime.catalogue import ModelEntry
 from attn_robotics.runtime.errors import EngineError
@@ -99,6 +99,8 @@ class TorchBackend:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             self.note = f'runs without CUDA graphs: {str(error).splitlines()[0][:200]}'
             self._cuda(lane).execute(requests)
 

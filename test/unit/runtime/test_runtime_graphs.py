@@ -6,8 +6,8 @@ What only a device can show (capture, streams, overlap) is in test_runtime_cuda.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,17 @@ from attn_robotics.runtime.requests import Request
 
 
 class FakeGraph:
-    """Replays by running the function again and copying into the captured outputs."""
+    """Replays by running the function again."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: Callable[[], None]) -> None:
         self.replays = 0
-        self.owner: Any = None
+        self.body = body
+        body()
 
     def replay(self) -> None:
         self.replays += 1
-        for name, value in forward(self.owner._inputs).items():
-            self.owner.outputs[name].copy_(value)
+        with torch.inference_mode():
+            self.body()
 
 
 class FakeStream:
@@ -42,7 +43,7 @@ class FakeStream:
 
 
 class FakeEvent:
-    def __init__(self, enable_timing: bool) -> None: ...
+    def __init__(self, enable_timing: bool, external: bool = False) -> None: ...
     def record(self) -> None: ...
     def synchronize(self) -> None: ...
     def elapsed_time(self, other: object) -> float:
@@ -51,7 +52,6 @@ class FakeEvent:
 
 class FakeCuda:
     Event = FakeEvent
-    CUDAGraph = FakeGraph
 
     @staticmethod
     def Stream(device: object, priority: int) -> FakeStream:
@@ -60,10 +60,6 @@ class FakeCuda:
     @staticmethod
     def graph_pool_handle() -> tuple[int, int]:
         return (0, 1)
-
-    @staticmethod
-    def memory_reserved(device: object) -> int:
-        return 0
 
     @staticmethod
     def current_stream(device: object) -> FakeStream:
@@ -76,12 +72,6 @@ class FakeCuda:
     @staticmethod
     def stream(stream: object) -> Any:
         return nullcontext()
-
-    @staticmethod
-    @contextmanager
-    def graph(graph: object, pool: object, stream: object, capture_error_mode: str) -> Any:
-        assert capture_error_mode == 'thread_local'
-        yield
 
 
 class FakeTorch:
@@ -104,20 +94,39 @@ def entry_with_state(**changes: Any) -> ModelEntry:
     return parse_entry(entry_of('m', 'accumulate', **changes))
 
 
-@pytest.fixture
-def lane(monkeypatch: pytest.MonkeyPatch) -> graphs.CudaLane:
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def replay_on(stream: object, graph: FakeGraph) -> float:
+        graph.replay()
+        return time.perf_counter()
+
     monkeypatch.setattr(graphs, 'torch', FakeTorch())
+    monkeypatch.setattr(graphs, 'capture', lambda body, stream, pools: FakeGraph(body))
+    monkeypatch.setattr(graphs, 'replay_on', replay_on)
+    monkeypatch.setattr(graphs, 'pool_bytes', lambda pools: 1000)
+
+
+@pytest.fixture
+def lane() -> graphs.CudaLane:
     lane = graphs.CudaLane(entry_with_state(), forward, torch.device('cpu'), 0)
     for count in (1, 4, 8):  # 2 was not captured
         lane.capture(make(np.zeros(count)))
-    for graph in lane._graphs.values():
-        graph.graph.owner = graph
     return lane
 
 
-def make(x: Any, total: Any = None, group: tuple[int, ...] = (), **changes: Any) -> Request:
+@pytest.fixture
+def stateless(monkeypatch: pytest.MonkeyPatch) -> graphs.CudaLane:
+    entry = parse_entry(entry_of('m', 'identity'))
+    lane = graphs.CudaLane(entry, lambda inputs: {'y': 10 * inputs['x']}, torch.device('cpu'), 0)
+    for count in (1, 4, 8):
+        lane.capture(make(np.zeros(count), stateless=True))
+    return lane
+
+
+def make(x: Any, total: Any = None, group: tuple[int, ...] = (), *, stateless: bool = False, **changes: Any) -> Request:
     inputs: dict[str, Any] = rows(*np.asarray(x).tolist())
-    inputs['total'] = np.zeros_like(inputs['x']) if total is None else total
+    if not stateless:
+        inputs['total'] = np.zeros_like(inputs['x']) if total is None else total
     now = time.perf_counter()
     request = Request(None, ModelQueue(8, 0, 8), inputs, len(inputs['x']), group, (0, now, 0), now, now)
     for name, value in changes.items():
@@ -128,7 +137,7 @@ def make(x: Any, total: Any = None, group: tuple[int, ...] = (), **changes: Any)
 def test_a_batch_replays_the_smallest_graph_that_holds_it_and_everybody_gets_their_rows(lane: graphs.CudaLane) -> None:
     first, second = make([1]), make([2, 3])
     executed = lane.execute([first, second])
-    assert {key[1]: graph.graph.replays for key, graph in lane._graphs.items()} == {1: 0, 4: 1, 8: 0}
+    assert {key[1]: graph.inner.replays for key, graph in lane._graphs.items()} == {1: 0, 4: 1, 8: 0}
     for request, outputs in zip((first, second), executed.outputs, strict=True):
         np.testing.assert_array_equal(outputs['y'], 10 * request.inputs['x'])
         assert isinstance(outputs['y'], np.ndarray)
@@ -164,15 +173,44 @@ def test_shapes_that_were_not_captured_run_without_a_graph(lane: graphs.CudaLane
     executed = lane.execute([make([1], state, (7,)), make([2], group=(7,))])
     assert [float(outputs['y'][0, 0]) for outputs in executed.outputs] == [20, 20]
     assert isinstance(executed.outputs[0]['total'], Tensor)
-    assert sum(graph.graph.replays for graph in lane._graphs.values()) == 0
+    assert sum(graph.inner.replays for graph in lane._graphs.values()) == 0
 
 
-def test_an_entry_without_batching_uses_whole_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, 'torch', FakeTorch())
+def test_an_entry_without_batching_uses_whole_buffers() -> None:
     lane = graphs.CudaLane(entry_with_state(batch=None), forward, torch.device('cpu'), 0)
     lane.capture(make([0, 0, 0], group=(3,), rows=1))
     (graph,) = lane._graphs.values()
-    graph.graph.owner = graph
     outputs = lane.execute([make([1, 2, 3], group=(3,), rows=1)]).outputs[0]
     assert outputs['y'][:, 0].tolist() == [10, 20, 30]
-    assert graph.graph.replays == 1
+    assert graph.inner.replays == 1  # type: ignore[attr-defined]
+
+
+def replays(lane: graphs.CudaLane) -> dict[int, tuple[int, int]]:
+    return {rows: (graph.whole.replays, graph.inner.replays) for (_, rows), graph in lane._graphs.items()}  # type: ignore[union-attr, attr-defined]
+
+
+def test_requests_of_the_host_only_are_one_launch_with_the_copies_in_it(stateless: graphs.CudaLane) -> None:
+    first, second = make([1], stateless=True), make([2, 3], stateless=True)
+    executed = stateless.execute([first, second])
+    assert replays(stateless) == {1: (0, 0), 4: (1, 0), 8: (0, 0)}
+    answer = executed.outputs[1]['y']
+    np.testing.assert_array_equal(answer, 10 * second.inputs['x'])
+    np.testing.assert_array_equal(executed.outputs[0]['y'], 10 * first.inputs['x'])
+    assert (executed.compute_s, executed.transfer_s) == (pytest.approx(1e-3), pytest.approx(2e-3))
+    stateless.execute([make([7, 8, 9], stateless=True)])
+    np.testing.assert_array_equal(answer, 10 * second.inputs['x'])  # nobody writes to what was given away
+
+
+def test_one_request_that_brings_or_wants_device_tensors_takes_the_graph_without_copies(
+    stateless: graphs.CudaLane,
+) -> None:
+    outputs = stateless.execute([make([1], stateless=True), make([2], stateless=True, on_device=True)]).outputs
+    assert isinstance(outputs[0]['y'], np.ndarray) and isinstance(outputs[1]['y'], Tensor)
+    brought = make([5], stateless=True)
+    brought.inputs['x'] = torch.full((1, 4), 5.0)
+    assert (stateless.execute([brought]).outputs[0]['y'] == 50).all()
+    assert replays(stateless) == {1: (0, 1), 4: (0, 1), 8: (0, 0)}
+
+
+def test_the_memory_of_a_lane_is_that_of_its_buffers_and_its_pool(stateless: graphs.CudaLane) -> None:
+    assert stateless.memory_bytes == 4 * 4 * (1 + 4 + 8) + 1000
