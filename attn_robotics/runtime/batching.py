@@ -34,6 +34,7 @@ class CostModel:
     def __init__(self) -> None:
         # By bucket: mean, deviation, and the least mean so far, which is the cost on an undisturbed machine [s].
         self._groups: OrderedDict[Group, dict[int, tuple[float, float, float]]] = OrderedDict()
+        self._known: dict[tuple[Group, int], float] = {}  # estimates since the last observation
 
     def observe(self, group: Group, rows: int, seconds: float) -> None:
         """Learn from one launch."""
@@ -54,16 +55,24 @@ class CostModel:
             if other != bucket:
                 its_mean += self.DRIFT * (its_least * mean / least - its_mean)
                 buckets[other] = (its_mean, (1 - self.DRIFT) * its_deviation, its_least)
+        self._known = {}
 
     def estimate(self, group: Group, rows: int) -> float:
         """Upper estimate for one launch [s]; 0 for a group never measured.
 
         Between measured row counts the larger one's cost is taken; beyond the largest, cost grows with the rows.
         """
+        bucket = _bucket(rows)
+        known = self._known  # of one moment, whatever another thread observes meanwhile
+        found = known.get((group, bucket))
+        if found is None:
+            found = known[group, bucket] = self._estimate(group, bucket)
+        return found
+
+    def _estimate(self, group: Group, bucket: int) -> float:
         buckets = self._groups.get(group)
         if not buckets:
             return 0.0
-        bucket = _bucket(rows)
         sizes = list(buckets)  # at once: another thread may be learning
         larger = [size for size in sizes if size >= bucket]
         nearest = min(larger) if larger else max(sizes)
@@ -221,7 +230,8 @@ class Scheduler:
                     rows[ahead.group] = rows.get(ahead.group, 0) + ahead.rows
             if queue is request.queue:
                 rows[request.group] = rows.get(request.group, 0) + request.rows
-            work += sum([queue.cost.total(group, count, queue.max_rows) for group, count in rows.items()])
+            for group, count in rows.items():
+                work += queue.cost.total(group, count, queue.max_rows)
         if request.queue not in self._pending:
             work += request.queue.cost.total(request.group, request.rows, request.queue.max_rows)
         return work / self.workers

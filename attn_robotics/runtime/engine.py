@@ -446,7 +446,10 @@ def _translate(model: LoadedModel, error: Exception) -> EngineError:
 
 def _mark_cuda(request: Request) -> None:
     """Note what another stream must wait for before it reads the client's device tensors, and who reads the answer."""
-    tensors = [value for value in request.inputs.values() if not isinstance(value, np.ndarray) and value.is_cuda]
+    tensors = [value for value in request.inputs.values() if type(value) is not np.ndarray]
+    if not tensors and not request.on_device:
+        return
+    tensors = [value for value in tensors if getattr(value, 'is_cuda', False)]
     if not tensors and not request.on_device:
         return
     torch: Any = sys.modules['torch']  # a torch tensor or back end is here, so torch is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.backends.base import is_out_of_memory
 from attn_robotics.runtime.catalogue import Catalogue, ModelEntry
 from attn_robotics.runtime.errors import EngineError, one_line
-from attn_robotics.runtime.memory import give_back
+from attn_robotics.runtime.memory import give_back, settle
 from attn_robotics.runtime.metrics import ModelMetrics
 from attn_robotics.runtime.models import LoadedModel, open_model
 from attn_robotics.runtime.streams import StreamStore
@@ -229,6 +230,7 @@ class Residency:
             self._idle.wait_for(lambda: not any(model.pending for model in self._held))
         self._loader.shutdown(wait=True)
         self._closer.shutdown(wait=True)
+        gc.unfreeze()
 
     def _retire(self, model: LoadedModel, done: Future[None] | None = None) -> None:
         """Take a model out of service, to be closed after its last request; the lock is held."""
@@ -245,6 +247,7 @@ class Residency:
             self._closer.submit(close)
 
     def _close_model(self, model: LoadedModel) -> None:
+        ghost = model.backend.ghost
         try:
             model.backend.close()
         finally:
@@ -252,7 +255,7 @@ class Residency:
                 self._held.discard(model)
                 model.on_idle = None  # it refers to the model: no cycle is left to collect
                 self._idle.notify_all()
-            give_back()
+            give_back(ghost)
 
     def _memory(self, device: str) -> int:
         return sum(model.memory_bytes for model in self._held if model.backend.device == device)
@@ -298,6 +301,7 @@ class Residency:
             log.debug('loading %s failed', name, exc_info=True)
             failure = error if isinstance(error, EngineError) else EngineError('backend', f'{name}: {describe(error)}')
         else:
+            settle()
             return self.status(name)
         with self._lock:
             if failure.reason == 'unknown_model':

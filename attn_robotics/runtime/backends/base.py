@@ -69,6 +69,11 @@ class Backend(Protocol):
         """Weights and static buffers on the device."""
         ...
 
+    @property
+    def ghost(self) -> Callable[[], object]:
+        """A weak reference to what holds the memory, to see whether `close` was enough."""
+        ...
+
     def execute(self, requests: Sequence[Request], lane: int) -> Executed:
         """Run checked requests of one group in one launch; state tensors are among their inputs."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attn_robotics.runtime.backends.base import Executed, Step, gather, is_out_of_memory, split
@@ -73,6 +73,11 @@ class OnnxBackend:
                     f'{entry.name}: {what} are {", ".join(sorted(names))}; the graph has {", ".join(sorted(known))}',
                 )
         step('build', 1, 1)
+
+    @property
+    def ghost(self) -> Callable[[], object]:
+        """Nothing: neither sessions nor connections hold cycles."""
+        return lambda: None
 
     def execute(self, requests: Sequence[Request], lane: int) -> Executed:
         """Run requests in one launch; copies to a CUDA provider count as compute."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,11 @@ class TorchBackend:
         module = self._module
         held = [] if module is None else [*module.parameters(), *module.buffers()]
         return sum(tensor.nbytes for tensor in held) + sum(lane.memory_bytes for lane in self._lanes.values())
+
+    @property
+    def ghost(self) -> Callable[[], object]:
+        """A weak reference to the module."""
+        return (lambda: None) if self._module is None else weakref.ref(self._module)
 
     def execute(self, requests: Sequence[Request], lane: int) -> Executed:
         """Run requests in one launch."""

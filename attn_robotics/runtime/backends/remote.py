@@ -11,7 +11,7 @@ import http.client
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -53,6 +53,11 @@ class RemoteBackend:
         step('build', 0, 1)
         self._check_metadata()
         step('build', 1, 1)
+
+    @property
+    def ghost(self) -> Callable[[], object]:
+        """Nothing: neither sessions nor connections hold cycles."""
+        return lambda: None
 
     def execute(self, requests: Sequence[Request], lane: int) -> Executed:
         """Send requests as one; the whole round trip counts as compute."""
