@@ -95,7 +95,7 @@ def test_large_answers_are_handed_over_and_small_ones_are_not():
     assert (FOLDER / large.shm_key).exists()
     np.testing.assert_array_equal(from_tensor(large, claim=True), values['large'])
     assert not (FOLDER / large.shm_key).exists()
-    refuse(large, 'bad_input', "tensor 'large'.*can not be opened")
+    refuse(large, 'bad_segment', "tensor 'large'.*can not be opened")
     hand_over.close()
 
 
@@ -113,12 +113,12 @@ def test_the_segment_of_another_user_is_refused():
     with Segment.create(64) as segment:
         message = to_shared_tensor('x', floats(16), segment)
         os.chown(FOLDER / segment.key, 12345, -1)
-        refuse(message, 'bad_input', 'belongs to user 12345')
+        refuse(message, 'bad_segment', 'belongs to user 12345')
 
 
 def test_a_key_is_no_way_to_other_files(tmp_path: Path):
     for key in ('../etc/passwd', '/etc/passwd', 'sem.x', 'x' * 5000, 'attn_1_1_1_0123456789abcdef\n', '\0'):
-        refuse(Tensor(name='x', dtype='uint8', shape=[1], shm_key=key), 'bad_input', 'segment')
+        refuse(Tensor(name='x', dtype='uint8', shape=[1], shm_key=key), 'bad_segment', 'segment')
 
 
 GOOD = {'name': 'x', 'dtype': 'float32', 'shape': [2, 2], 'data': array.array('B', bytes(16))}
