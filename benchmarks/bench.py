@@ -21,9 +21,9 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.catalogue import Catalogue
 from attn_robotics.runtime.engine import Engine
+from attn_robotics.runtime.progress import load_with_bar
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / 'config' / 'models'
@@ -82,7 +82,7 @@ class Bench:
                 (Path(folder) / f'{name}.yaml').write_text(yaml.safe_dump(entry), 'utf-8')
             with Engine(Catalogue(folder), budget_bytes=budget_bytes) as engine:
                 for name in entries.keys() - set(later):
-                    load(engine, name)
+                    load_with_bar(engine, name)
                 yield engine
 
     def add(self, row: Row, *, at_most: float | None = None, at_least: float | None = None) -> None:
@@ -103,18 +103,6 @@ class Bench:
         others = {'p99': float(np.quantile(seconds, 0.99)) * factor, **reference}
         value = float(np.median(seconds)) * factor
         self.add(Row(name, value, unit, len(seconds), [float(low), float(high)], others), **target)
-
-
-def load(engine: Engine, name: str) -> None:
-    """Load a model behind a progress bar."""
-    with tqdm(desc=f'load {name}', leave=False, disable=None) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.set_postfix_str(progress.stage, refresh=False)
-            bar.total, bar.n = progress.total, progress.done
-            bar.refresh()
-
-        engine.load(name, show).result()
 
 
 def repeat(action: Callable[[], float], count: int, desc: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from attn_robotics.runtime.batching import ModelQueue
 from attn_robotics.runtime.engine import Engine, ModelState
 from attn_robotics.runtime.errors import EngineError
 from attn_robotics.runtime.lanes import Lane
+from attn_robotics.runtime.progress import load_with_bar
 from attn_robotics.runtime.requests import Request
 
 Make = Callable[..., Engine]
@@ -40,6 +41,18 @@ def test_loading_reports_progress_and_a_status_that_ends_ready(shelf: Shelf, eng
     assert {step.stage for step in seen} == {'build', 'warm up'}
     assert seen[-1].done == seen[-1].total == 4
     assert [status.name for status in engine.list_models()] == ['m']
+
+
+def test_a_bar_shows_how_far_a_load_is_where_somebody_looks(
+    shelf: Shelf, engine: Engine, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shelf.put('m')
+    assert load_with_bar(engine, 'm').state == ModelState.READY
+    assert capfd.readouterr().err == ''  # no terminal, no bar
+    monkeypatch.setattr('sys.stderr.isatty', lambda: True)
+    load_with_bar(engine, 'm')
+    shown = capfd.readouterr().err
+    assert 'm: build' in shown and 'm: warm up' in shown and '4/4' in shown
 
 
 def test_a_progress_callback_that_fails_does_not_fail_the_load(shelf: Shelf, engine: Engine) -> None:
