@@ -309,7 +309,8 @@ class Residency:
             else:
                 self._notes[name] = (ModelState.FAILED, str(failure))
         bare(failure)
-        give_back()
+        if failure.reason != 'unknown_model':
+            give_back()
         raise failure
 
     def _replace(self, name: str, step: Callable[[str, int, int], None]) -> None:

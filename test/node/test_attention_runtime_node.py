@@ -236,14 +236,35 @@ TENSORS = st.builds(
     data=st.binary(max_size=64).map(lambda data: array.array('B', data)),
     shm_key=st.one_of(st.just(''), WORDS, st.sampled_from(['attn_1_1_1_0123456789abcdef', '../../etc/passwd'])),
 )
+GOOD = st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=4).map(lambda values: to_tensor('x', rows(*values)))
+# What a client with a defect sends: right but for one or two fields.
+FLAWS = {
+    'name': WORDS,
+    'dtype': WORDS,
+    'shape': st.lists(SIZES, max_size=3).map(lambda sizes: array.array('q', sizes)),
+    'strides': st.lists(SIZES, max_size=3).map(lambda sizes: array.array('q', sizes)),
+    'byte_offset': st.integers(0, 64),
+    'data': st.binary(max_size=40).map(lambda data: array.array('B', data)),
+    'shm_key': WORDS,
+}
+
+
+@st.composite
+def flawed(draw):
+    tensor = draw(GOOD)
+    for field in draw(st.lists(st.sampled_from(sorted(FLAWS)), max_size=2, unique=True)):
+        setattr(tensor, field, draw(FLAWS[field]))
+    return tensor
+
+
 REQUESTS = st.builds(
     Infer.Request,
-    model=WORDS,
+    model=st.one_of(st.just('identity'), WORDS),
     version=st.sampled_from(['', '1', '2', '\n']),
-    inputs=st.lists(TENSORS, max_size=3),
+    inputs=st.one_of(st.lists(flawed(), min_size=1, max_size=1), st.lists(st.one_of(TENSORS, flawed()), max_size=3)),
     deadline_ms=st.sampled_from([0.0, *BAD_FLOATS[:3]]),
     priority=st.integers(0, 255),
-    stream=WORDS,
+    stream=st.one_of(st.just(''), WORDS),
     reset=st.booleans(),
 )
 
@@ -252,16 +273,21 @@ def test_no_request_whatever_it_holds_breaks_the_service(runtime):
     node = runtime.start(preload=['identity'])
     runtime.infer('identity', rows(1))
     client = runtime.clients['infer']
+    end = time.monotonic() + 15.0
+    outcomes = set()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
     @given(REQUESTS, st.integers(0, 1000))
     def throw(request, value):
+        if time.monotonic() > end:
+            return  # on a slow machine fewer examples must do
         refused = sum(node.dropped.values())
         bad, good = client.call_async(request), runtime.ask(
             Infer, model='identity', inputs=[to_tensor('x', rows(value))]
         )  # fmt: skip
         runtime.graph.until(lambda: bad.done() and good.done(), f'answers to {request}', limit_s=10.0)
         reply = bad.result()
+        outcomes.add(reply.reason)
         assert (
             reply.success == (not reply.message) == (not reply.reason)
             and len(reply.message) <= 400
@@ -271,4 +297,4 @@ def test_no_request_whatever_it_holds_breaks_the_service(runtime):
         np.testing.assert_array_equal(from_tensor(good.result().outputs[0]), rows(value))
 
     throw()
-    assert sum(node.dropped.values()) > 0 and node.is_active
+    assert node.is_active and {'', 'bad_input'} <= outcomes  # some were good, and they were answered
