@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as EngineFuture
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack, cast
@@ -155,11 +156,11 @@ class RuntimeClient:
         future = Future(executor=self._node.executor)
 
         def hand_over(done: EngineFuture[Any]) -> None:
-            try:
-                future.set_result(read(done.result()))
-            except (EngineError, CancelledError) as error:
-                future.set_exception(error)
+            with suppress(CancelledError):  # its owner has cancelled it
+                error = done.exception()
+                _settle(future, read, None if error else done.result(), error)
 
+        future.add_done_callback(lambda settled: found.cancel() if settled.cancelled() else None)
         found.add_done_callback(hand_over)
         return future
 
@@ -253,7 +254,7 @@ def _read_reply(reply: Reply) -> Answer:
     return Answer(reply.outputs, reply.queue_s, reply.compute_s)
 
 
-def _settle(future: Future, read: Callable[[Any], Any], reply: Any, error: EngineError | None) -> None:
+def _settle(future: Future, read: Callable[[Any], Any], reply: Any, error: BaseException | None) -> None:
     """End a future, unless its owner has cancelled it."""
     if future.cancelled():
         return

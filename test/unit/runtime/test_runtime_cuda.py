@@ -191,6 +191,19 @@ def test_device_tensors_are_read_after_their_writer_and_written_before_their_rea
         np.testing.assert_allclose(x.cpu().numpy(), 10.0)
 
 
+def test_an_answer_is_its_own_requests_also_while_the_device_is_busy(shelf: Shelf, engine: Engine) -> None:
+    put(shelf, engine, 'slow', 'slow')
+    busy = torch.ones(8192, 8192, device='cuda')
+    other = torch.cuda.Stream()
+    for value in range(12):
+        with torch.cuda.stream(other):
+            for _ in range(4):
+                busy = (busy @ busy) * (1 / 8192)
+        futures = [engine.submit('slow', rows(value + offset), priority=128 * (offset % 2)) for offset in range(3)]
+        for offset, future in enumerate(futures):
+            np.testing.assert_allclose(future.result(60).outputs['y'], value + offset + 1)
+
+
 def test_state_stays_on_the_device_and_a_snapshot_brings_it_home(shelf: Shelf, engine: Engine) -> None:
     put(shelf, engine, 'm', 'accumulate')
     for value in (1, 2, 3):

@@ -96,7 +96,7 @@ def entry_with_state(**changes: Any) -> ModelEntry:
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    def replay_on(stream: object, graph: FakeGraph) -> float:
+    def replay_on(stream: object, graph: FakeGraph, done: object) -> float:
         graph.replay()
         return time.perf_counter()
 
