@@ -277,7 +277,7 @@ def _as_tensor(value: Any) -> Tensor:
 
 
 def replay_on(stream: torch.cuda.Stream, graph: torch.cuda.CUDAGraph, done: torch.cuda.Event) -> float:
-    """Launch a graph on a stream, whatever the thread's own is, and record an event behind it; the moment of launch [s].
+    """Launch a graph on a stream, whatever the thread's own is, with an event behind it; when it was launched [s].
 
     By torch's internal calls: its context manager takes five times as long as the launch.
     """
