@@ -39,7 +39,9 @@ def give_back(ghost: Callable[[], object] = lambda: None) -> None:
     """
     if ghost() is not None:
         gc.unfreeze()
-    gc.collect()
+        settle()
+    else:
+        gc.collect()
     if trim := _trim():
         trim(0)
     torch = sys.modules.get('torch')

@@ -60,6 +60,24 @@ class AccumulateConfig:
         return Accumulate()
 
 
+class Cyclic(nn.Module):
+    """Refers to itself, so that only the collector can remove it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.around = [self.forward]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0
+
+
+@register_system('cyclic')
+@dataclass(frozen=True)
+class CyclicConfig:
+    def build(self) -> nn.Module:
+        return Cyclic()
+
+
 class Fragile(nn.Module):
     """Fails for rows of 13, runs out of memory for rows of 99 as often as it is told."""
 

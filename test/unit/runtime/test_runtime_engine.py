@@ -373,6 +373,23 @@ def test_loading_and_unloading_leaves_nothing_behind(shelf: Shelf, engine: Engin
     assert [ghost() for ghost in ghosts] == [None] * 6
 
 
+def test_the_collector_leaves_loaded_models_alone_but_not_what_they_leave_behind(
+    shelf: Shelf, make_engine: Make
+) -> None:
+    import gc
+    import weakref
+
+    engine = make_engine()
+    shelf.put('m', 'cyclic')
+    engine.load('m').result(30)
+    assert gc.get_freeze_count() > 10_000  # a full collection would hold up every thread to walk them
+    ghost = weakref.ref(engine._residency.find('m').backend._module)  # type: ignore[attr-defined]
+    engine.unload('m').result(30)
+    assert ghost() is None
+    engine.close()
+    assert gc.get_freeze_count() == 0
+
+
 def test_a_reply_tells_its_times_apart_and_the_metrics_hold_them(shelf: Shelf, engine: Engine) -> None:
     shelf.put('m')
     engine.load('m').result(30)

@@ -65,6 +65,25 @@ def test_a_wrong_request_is_refused_by_name(request_: dict[str, Any], reason: st
     assert says in str(caught.value)
 
 
+def test_what_was_right_once_is_recognised_by_type_shape_and_dtype_and_its_values_are_still_read() -> None:
+    class Disguised:
+        shape, dtype = (3, 4), np.dtype('float32')
+
+    entry = pair_entry()
+    assert check_request(entry, pair()) == check_request(entry, pair()) == (3, (4,))
+    for wrong in (
+        pair(a=Disguised()),
+        pair(a=np.zeros((3, 4), '>f4')),
+        pair(c=np.zeros(1)),
+        pair(a=np.full((3, 4), np.nan, np.float32)),
+    ):
+        with pytest.raises(EngineError) as caught:
+            check_request(entry, wrong)
+        assert caught.value.reason == 'bad_input'
+    with pytest.raises(EngineError, match='allowed are 10'):
+        check_request(entry, pair(), max_bytes=10)
+
+
 def test_a_request_beyond_the_byte_limit_is_refused_before_its_values_are_read() -> None:
     # Two gigabytes of one repeated element: reading them would take seconds.
     entry = entry_of('huge', dims={'N': [1, (1 << 40) - 1]}, batch=None)
