@@ -100,17 +100,14 @@ class Segment:
         _check_layout(np.dtype(dtype), shape, offset, self.size)
         return np.ndarray(tuple(shape), dtype, self._mapping, offset)
 
-    def rename(self, key: str) -> None:
-        """Give its file another name.
-
-        Raises:
-            EngineError: `bad_segment`, somebody has removed it.
-        """
+    def rename(self, key: str) -> bool:
+        """Give its file another name; False when somebody has removed it."""
         try:
             (FOLDER / self.key).rename(FOLDER / key)
-        except FileNotFoundError as error:
-            raise EngineError('bad_segment', f'segment {self.key} was removed by somebody else') from error
+        except FileNotFoundError:
+            return False
         self.key = key
+        return True
 
     def release(self) -> None:
         """Unmap it; its creator also removes its name. Safe to call twice."""
@@ -260,8 +257,9 @@ class HandOver:
                 )
             segment = self._free.take(size)
             self._free.shrink(left)
-            if segment.key.endswith(FREE):
-                segment.rename(_new_key())
+            if segment.key.endswith(FREE) and not segment.rename(_new_key()):
+                segment.release()
+                segment = Segment.create(size)
             self._sent[segment.key] = (segment, self._clock() + self._ttl_s)
         segment.array(str(array.dtype), array.shape)[...] = array
         return segment.key

@@ -211,6 +211,17 @@ def test_a_claimed_segment_carries_the_next_answer_under_another_key(clock: Fake
     hand_over.close()
 
 
+def test_a_segment_that_somebody_tidied_up_is_replaced(clock: FakeClock) -> None:
+    hand_over = HandOver(clock=clock)
+    key = hand_over.send(np.zeros(5000, np.uint8))
+    read_array(key, 'uint8', (5000,), claim=True)
+    hand_over.sweep()
+    (shared_memory.FOLDER / f'{key}{shared_memory.FREE}').unlink()
+    again = hand_over.send(np.full(5000, 2, np.uint8))
+    assert read_array(again, 'uint8', (5000,), claim=True).tolist() == [2] * 5000
+    hand_over.close()
+
+
 def test_a_client_that_keeps_its_answer_never_sees_it_change(clock: FakeClock) -> None:
     hand_over = HandOver(ttl_s=5, clock=clock)
     key = hand_over.send(np.full(5000, 1, np.uint8))
