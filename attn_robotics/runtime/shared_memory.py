@@ -273,6 +273,7 @@ class HandOver:
     def close(self) -> None:
         """Remove everything."""
         with self._lock:
+            self._sweep()  # what was claimed has another name
             for segment, _ in self._sent.values():
                 segment.release()
             self._sent.clear()
@@ -281,7 +282,7 @@ class HandOver:
     def _sweep(self) -> None:
         now = self._clock()
         for key, (segment, until) in list(self._sent.items()):
-            if (FOLDER / f'{key}{FREE}').exists():
+            if (FOLDER / f'{key}{FREE}').exists():  # its reader has renamed it
                 segment.key = f'{key}{FREE}'
                 self._free.give(segment)
             elif until < now or not (FOLDER / key).exists():

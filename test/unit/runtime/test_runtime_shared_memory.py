@@ -211,6 +211,16 @@ def test_a_claimed_segment_carries_the_next_answer_under_another_key(clock: Fake
     hand_over.close()
 
 
+def test_closing_leaves_nothing_whether_claimed_or_not(clock: FakeClock) -> None:
+    hand_over = HandOver(clock=clock)
+    keys = [hand_over.send(np.zeros(5000, np.uint8)) for _ in range(3)]
+    read_array(keys[0], 'uint8', (5000,), claim=True)
+    hand_over.sweep()
+    read_array(keys[1], 'uint8', (5000,), claim=True)
+    hand_over.close()
+    assert not [path for key in keys for path in shared_memory.FOLDER.glob(f'{key}*')]
+
+
 def test_a_segment_that_somebody_tidied_up_is_replaced(clock: FakeClock) -> None:
     hand_over = HandOver(clock=clock)
     key = hand_over.send(np.zeros(5000, np.uint8))
