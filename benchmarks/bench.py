@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -144,6 +145,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a picture whole or not at all."""
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.removeprefix('.') or 'png', dpi=120)
+    write_atomically(path, buffer.getvalue())
 
 
 def write_results(bench: Bench, path: Path, conditions: dict[str, Any]) -> None:

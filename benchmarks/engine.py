@@ -9,7 +9,6 @@ the machine at hand; numbers of a shared or slow machine say little about anothe
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import engine_memory
 import engine_speed
 import matplotlib as mpl
 import numpy as np
-from bench import Bench, add_arguments, conditions, write_atomically, write_results
+from bench import Bench, add_arguments, conditions, save_figure, write_results
 
 mpl.use('Agg')
 from matplotlib import pyplot as plt
@@ -53,10 +52,7 @@ def plot(bench: Bench, path: Path) -> None:
         else:
             axis.hist(1e6 * curve, bins=np.linspace(0, 1e6 * np.quantile(curve, 0.99), 50))
             axis.set(xlabel='request to launch [us]', ylabel='requests', title='Python on the way in')
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.removeprefix('.') or 'png', dpi=120)
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def main() -> int:

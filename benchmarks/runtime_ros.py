@@ -24,10 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import rclpy
 import yaml
-from bench import MODELS, Bench, Row, add_arguments, conditions, repeat, timed, write_results
+from bench import MODELS, Bench, Row, add_arguments, conditions, repeat, save_figure, timed, write_results
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -37,6 +38,9 @@ from tqdm import tqdm
 from attn_robotics.nodes.attention_runtime import AttentionRuntime
 from attn_robotics.ros.hosting import HostedNode, engine_of_process
 from attn_robotics.ros.runtime_client import RuntimeClient
+
+mpl.use('Agg')
+from matplotlib import pyplot as plt
 
 CLIENTS = 8
 LIMIT_S = 120.0
@@ -222,11 +226,27 @@ def measure(bench: Bench, only: list[str]) -> None:
             node.destroy_node()
 
 
+def plot(bench: Bench, path: Path) -> None:
+    """Draw the latencies, each from its median to its p99, and their targets."""
+    rows = [row for row in bench.rows if row.name.startswith('latency/')][::-1]
+    figure, axis = plt.subplots(figsize=(9, 0.35 * len(rows) + 1.2))
+    for place, row in enumerate(rows):
+        axis.plot([row.value, row.reference['p99']], [place, place], color='tab:blue', alpha=0.4, lw=5)
+        axis.plot(row.value, place, 'o', color='tab:blue')
+        if row.target is not None:
+            axis.plot(row.target, place, '|', color='tab:red', ms=16, mew=2)
+    axis.set_yticks(range(len(rows)), [row.name.removeprefix('latency/') for row in rows])
+    axis.set(xscale='log', xlabel='p50 to p99 [ms]; red: target', title='A megabyte there and back')
+    axis.grid(axis='x', alpha=0.3)
+    save_figure(figure, path)
+
+
 def main() -> int:
     """Measure; 130 after Ctrl-C, with what was measured until then written."""
     places = ('same_process', 'another_process')
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument('--plot', type=Path, help='draw the latencies here (.png, .svg, .pdf)')
     parser.add_argument('--only', nargs='+', choices=places, default=list(places), help='where the runtime is')
     arguments = parser.parse_args()
     # Stay on this machine and out of other people's graphs.
@@ -244,6 +264,8 @@ def main() -> int:
         rclpy.try_shutdown()
     if arguments.json:
         write_results(bench, arguments.json, before)
+    if arguments.plot:
+        plot(bench, arguments.plot)
     return code
 
 
