@@ -24,6 +24,7 @@ from attn_robotics.systems.sparc.pibt import (
     rank_actions,
     seed_state,
 )
+from attn_robotics.systems.sparc.progress import Progress
 
 
 class ShieldError(ValueError):
@@ -34,27 +35,33 @@ class ShieldError(ValueError):
 class ShieldConfig:
     """How preferences become moves.
 
-    `decide` mixes a policy with path distances: a robot follows `log p + temperature * noise + distance_weight * steps
-    gained` where its policy is sure, and path distance alone (that is, plain PIBT) where the policy's best action has a
-    probability below `confidence`. With Gumbel noise and temperature 1 the order is a draw from the policy without
-    replacement; at 0 it is always the same, which livelocks more easily.
+    `decide` mixes a policy with path distances: a robot follows `log p + temperature * noise + distance_weight * way`
+    where its policy is sure, and its way alone (that is, PIBT) where the policy's best action has a probability below
+    `confidence`. Its *way* is the steps gained towards the goal less what hinders neighbours. With Gumbel noise and
+    temperature 1 the order is a draw from the policy without replacement; at 0 it is always the same, which livelocks
+    more easily. `longest_first`, `patience` and `unrest` are rules of `progress`.
     """
 
     swap: bool = True  # change places in corridors (needs distances)
     allow_rotation: bool = True  # rings of robots may advance together; off for wheels, which can't start all at once
     distance_weight: float = 1.0  # nats per step gained towards the goal
     temperature: float = 1.0  # of the drawn preference order
-    # Nats per neighbour in whose way an action ends. Settles ties of path distance: with it PIBT with swap needs 7 %
+    # Steps per neighbour in whose way an action ends. Settles ties of path distance: with it PIBT with swap needs 7 %
     # fewer steps (128 robots, 40x40, 30 %), whatever the value between 0.02 and 0.3.
     hindrance: float = 0.1
     confidence: float = 0.4  # least probability of the best action for the policy to be heard
+    longest_first: bool = True  # among robots that have waited equally long, the longest way goes first
+    patience: int = 20  # steps without progress after which a robot becomes restless; 0 for never
+    unrest: float = 0.6  # noise on the way of a restless robot, in steps
 
     def __post_init__(self) -> None:
-        for name in ('distance_weight', 'temperature', 'hindrance'):
+        for name in ('distance_weight', 'temperature', 'hindrance', 'unrest'):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ShieldError(f'{name} must be finite and at least 0, got {getattr(self, name)}')
         if not 0 <= self.confidence <= 1:
             raise ShieldError(f'confidence must lie in 0..1, got {self.confidence}')
+        if self.patience < 0:
+            raise ShieldError(f'patience must be at least 0, got {self.patience}')
 
 
 class Priorities:
@@ -95,6 +102,7 @@ class Shield:
         self._near = neighbours(grid)
         self._owner = np.full(grid.size, NOBODY, np.int32)
         self._next_owner = np.full(grid.size, NOBODY, np.int32)
+        self._progress = Progress()
 
     def resolve(
         self,
@@ -183,6 +191,8 @@ class Shield:
     ) -> NDArray[np.int8]:
         """Choose the joint move that ships: policy mixed with path distance (`ShieldConfig`), then `resolve`.
 
+        Keeps account of every robot's progress: call it once a step, always with the same fleet.
+
         Args:
             cells: (N, 2) rows and columns.
             log_probs: (N, 5) the policy's log-probabilities.
@@ -197,14 +207,24 @@ class Shield:
         """
         if log_probs.shape != (len(cells), ACTIONS):
             raise ShieldError(f'log-probabilities must be ({len(cells)}, {ACTIONS}), got {log_probs.shape}')
-        gained = self.steps_gained(cells, distances)
-        hindered = self.config.hindrance * self.hindered(cells, distances) if self.config.hindrance else 0.0
-        sure = log_probs.max(axis=1, keepdims=True) >= np.log(max(self.config.confidence, 1e-12))
-        followed = log_probs + self.config.distance_weight * gained - hindered
-        if self.config.temperature:
-            followed = followed + self.config.temperature * rng.gumbel(size=followed.shape)
+        config = self.config
+        flat = self._flat(cells, 'cell')
+        way = self.steps_gained(cells, distances)
+        if config.hindrance:
+            way = way - np.float32(config.hindrance) * self.hindered(cells, distances)
+        self._progress.update(flat, self._flat(goals, 'goal'), distances)
+        if config.longest_first:
+            priorities = self._progress.longest_first(priorities)
+        if config.patience:
+            restless = self._progress.restless(config.patience)
+            way = way + np.where(restless, config.unrest, 0.0)[:, None] * rng.gumbel(size=way.shape)
+            priorities = np.where(self._progress.yields(config.patience), priorities % 1, priorities)
+        sure = log_probs.max(axis=1, keepdims=True) >= np.log(max(config.confidence, 1e-12))
+        followed = log_probs + config.distance_weight * way
+        if config.temperature:
+            followed = followed + config.temperature * rng.gumbel(size=followed.shape)
         # NaN compares false: keep it, so that `resolve` refuses it instead of falling back.
-        mixed = np.where(sure | np.isnan(log_probs), followed, gained - hindered)
+        mixed = np.where(sure | np.isnan(log_probs), followed, way)
         return self.resolve(cells, mixed, priorities, rng=rng, goals=goals, distances=distances, frozen=frozen)
 
     def steps_gained(self, cells: NDArray[np.integer], distances: NDArray[np.int16]) -> NDArray[np.float32]:

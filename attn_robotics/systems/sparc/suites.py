@@ -16,7 +16,7 @@ from attn_robotics.simulation.instances import Instance, random_instance
 SHIPPED = Path(__file__).parent / 'instances'
 
 ABLATION = ('rmha', 'content_only', 'no_comm', 'rmha_shield', 'content_only_shield', 'no_comm_shield')
-LOCAL = ('pibt', 'pibt_swap', 'pibt_swap_hindrance')
+LOCAL = ('pibt', 'pibt_swap', 'pibt_swap_hindrance', 'shield_only')
 SEARCH = ('lacam', 'lacam_refined')
 PAPER = ('shipped', 'rmha', 'rmha_shield', 'content_only', 'no_comm', 'independent', 'prioritised', *LOCAL, *SEARCH)
 SCALE = ('shipped', 'rmha', *LOCAL, *SEARCH)
