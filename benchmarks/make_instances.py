@@ -106,6 +106,7 @@ def is_solvable(instance: Instance, max_nodes: int = 200_000) -> bool:
             True,
             0,
             max_nodes,
+            np.zeros(len(members), np.int64),
         )
         if outcome == EXHAUSTED:
             return False

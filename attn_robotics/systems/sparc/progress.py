@@ -28,6 +28,11 @@ class Progress:
         self._stuck = np.empty(0, np.int64)  # steps since that was reached
 
     @property
+    def nearest(self) -> NDArray[np.int64]:
+        """(N,) least path length to the goal since it was given or last left."""
+        return self._nearest
+
+    @property
     def stuck(self) -> NDArray[np.int64]:
         """(N,) steps since each robot came nearer its goal than ever before; 0 on the goal."""
         return self._stuck

@@ -25,6 +25,7 @@ from attn_robotics.systems.sparc.pibt import (
     seed_state,
 )
 from attn_robotics.systems.sparc.progress import Progress
+from attn_robotics.systems.sparc.rescue import Rescue
 
 
 class ShieldError(ValueError):
@@ -53,6 +54,7 @@ class ShieldConfig:
     longest_first: bool = True  # among robots that have waited equally long, the longest way goes first
     patience: int = 20  # steps without progress after which a robot becomes restless; 0 for never
     unrest: float = 0.6  # noise on the way of a restless robot, in steps
+    rescue: int = 20  # steps without progress after which neighbours search for a way out together; 0 for never
 
     def __post_init__(self) -> None:
         for name in ('distance_weight', 'temperature', 'hindrance', 'unrest'):
@@ -60,8 +62,9 @@ class ShieldConfig:
                 raise ShieldError(f'{name} must be finite and at least 0, got {getattr(self, name)}')
         if not 0 <= self.confidence <= 1:
             raise ShieldError(f'confidence must lie in 0..1, got {self.confidence}')
-        if self.patience < 0:
-            raise ShieldError(f'patience must be at least 0, got {self.patience}')
+        for name in ('patience', 'rescue'):
+            if getattr(self, name) < 0:
+                raise ShieldError(f'{name} must be at least 0, got {getattr(self, name)}')
 
 
 class Priorities:
@@ -103,6 +106,7 @@ class Shield:
         self._owner = np.full(grid.size, NOBODY, np.int32)
         self._next_owner = np.full(grid.size, NOBODY, np.int32)
         self._progress = Progress()
+        self._rescue = Rescue(self._near)
 
     def resolve(
         self,
@@ -114,6 +118,7 @@ class Shield:
         goals: NDArray[np.integer] | None = None,
         distances: NDArray[np.int16] | None = None,
         frozen: NDArray[np.bool_] | None = None,
+        fixed: NDArray[np.int32] | None = None,
         swap: bool | None = None,
         allow_rotation: bool | None = None,
     ) -> NDArray[np.int8]:
@@ -127,6 +132,8 @@ class Shield:
             goals: (N, 2) rows and columns; needed by the swap rule.
             distances: (N, H, W) path distances to the goals; needed by the swap rule.
             frozen: (N,) robots that stay whatever happens; everybody plans around them.
+            fixed: (N,) flat next cells decided beforehand, UNDECIDED for all others. They must not collide, and lead
+                into cells that are empty or left by robots that are fixed too.
             swap: overrides `config.swap`.
             allow_rotation: overrides `config.allow_rotation`.
 
@@ -166,7 +173,7 @@ class Shield:
             fields,
             np.ascontiguousarray(preferences, np.float32),
             np.ascontiguousarray(priorities, np.float64),
-            np.zeros(robots, np.bool_) if frozen is None else frozen,
+            _fix(flat, frozen, fixed),
             swap,
             allow_rotation,
             int(rng.integers(1 << 62)),
@@ -225,7 +232,22 @@ class Shield:
             followed = followed + config.temperature * rng.gumbel(size=followed.shape)
         # NaN compares false: keep it, so that `resolve` refuses it instead of falling back.
         mixed = np.where(sure | np.isnan(log_probs), followed, way)
-        return self.resolve(cells, mixed, priorities, rng=rng, goals=goals, distances=distances, frozen=frozen)
+        fixed = None
+        if config.rescue and config.swap:
+            fixed = self._rescue.plan(
+                flat,
+                self._flat(goals, 'goal'),
+                distances.reshape(len(cells), -1),
+                self._progress.stuck,
+                self._progress.nearest,
+                config.rescue,
+                np.ones(len(cells), np.bool_) if frozen is None else ~frozen,
+                allow_rotation=config.allow_rotation,
+                seed=int(rng.integers(1 << 62)),
+            )
+        return self.resolve(
+            cells, mixed, priorities, rng=rng, goals=goals, distances=distances, frozen=frozen, fixed=fixed
+        )
 
     def steps_gained(self, cells: NDArray[np.integer], distances: NDArray[np.int16]) -> NDArray[np.float32]:
         """How much nearer each action brings each robot to its goal.
@@ -289,6 +311,14 @@ class Shield:
         )
 
 
+def _fix(
+    cells: NDArray[np.int32], frozen: NDArray[np.bool_] | None, fixed: NDArray[np.int32] | None
+) -> NDArray[np.int32]:
+    """Next cells decided beforehand: frozen robots stay."""
+    target = np.full(len(cells), UNDECIDED, np.int32) if fixed is None else fixed
+    return target if frozen is None else np.where(frozen, cells, target)
+
+
 @njit(cache=True, nogil=True)
 def decide_moves(
     near: NDArray[np.int32],
@@ -297,7 +327,7 @@ def decide_moves(
     distances: NDArray[np.int16],
     preferences: NDArray[np.float32],
     priorities: NDArray[np.float64],
-    frozen: NDArray[np.bool_],
+    fixed: NDArray[np.int32],
     swap: bool,
     allow_rotation: bool,
     seed: int,
@@ -314,7 +344,7 @@ def decide_moves(
         distances: (N, H * W), read if `swap`.
         preferences: (N, 5).
         priorities: (N,).
-        frozen: (N,).
+        fixed: (N,) next cells decided beforehand, UNDECIDED for the others.
         swap: use the swap rule.
         allow_rotation: let rings advance.
         seed: of the random ties.
@@ -341,11 +371,10 @@ def decide_moves(
         owner[cell] = robot
         placed += 1
     if culprit < 0:
-        target = np.full(robots, UNDECIDED, np.int32)
+        target = fixed.copy()
         for robot in range(robots):
-            if frozen[robot]:
-                target[robot] = cells[robot]
-                next_owner[cells[robot]] = robot
+            if target[robot] != UNDECIDED:
+                next_owner[target[robot]] = robot
         order = np.empty((robots, ACTIONS), np.int8)
         counts = np.empty(robots, np.int8)
         rank_actions(near, cells, preferences, seed_state(seed), order, counts)
