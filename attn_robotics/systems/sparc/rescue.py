@@ -10,6 +10,7 @@ as soon as anybody stands in its way.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -74,6 +75,15 @@ def gather(
     return members[:count]
 
 
+@cache
+def _warm_up() -> None:
+    """Compile the search now: the first deadlock is no time to do it."""
+    near = np.array([[-1, -1, -1, -1, 0]], np.int32)
+    cells, left = np.zeros(1, np.int32), np.zeros((1, 1), np.int16)
+    gather(near, cells, 0, 1, 1, np.ones(1, np.bool_))
+    search(near, cells, cells, left, True, True, 0, MOST_NODES, np.zeros(1, np.int64))
+
+
 class Rescue:
     """Searches and plans of one fleet.
 
@@ -86,6 +96,7 @@ class Rescue:
 
     def __init__(self, near: NDArray[np.int32], *, reach: int = 6, most: int = 12, searches: int = 2) -> None:
         self._near, self._reach, self._most, self._searches = near, reach, most, searches
+        _warm_up()
         self._plans: list[_Plan] = []
         self._tried = np.empty(0, np.int64)  # stuck steps at which each robot may ask again
 
