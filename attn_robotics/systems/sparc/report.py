@@ -30,6 +30,7 @@ TARGETS: dict[str, float] = {
     'latency_p99/decision_cuda/1024x113/0.30': 5.0,
     'latency_p99/decision_onnxruntime/128x40/0.30': 25.0,
     'latency_p99/shield_swap/1024x113/0.30': 1.0,
+    'success_loss/bad_radio/32x20/0.30': 0.03,
     'success_gain/rmha-content_only/64x40/0.30': 0.15,
     'success_gain/rmha-content_only/128x40/0.30': 0.15,
     'success_gain/content_only-no_comm/64x40/0.30': 0.05,
@@ -55,7 +56,7 @@ class Row:
         if target is not None:
             met = None
             if self.value is not None:
-                at_most = self.name.startswith(('mean_steps/', 'conflicts/', 'latency_'))
+                at_most = self.name.startswith(('mean_steps/', 'conflicts/', 'latency_', 'success_loss/'))
                 met = self.value <= target if at_most else self.value >= target
             row |= {'target': target, 'met': met}
         return row

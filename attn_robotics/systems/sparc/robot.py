@@ -245,6 +245,11 @@ class RobotAgent:
         return None if self.note is None else self.note.cell
 
     @property
+    def next_cell(self) -> Cell | None:
+        """The cell it may enter now, or stands in; None before it takes part."""
+        return None if self._graph is None else self._graph.target(self._place)
+
+    @property
     def percentiles_ms(self) -> tuple[float, float]:
         """p50 and p99 of the last decisions [ms]."""
         if not self._durations_ms:
