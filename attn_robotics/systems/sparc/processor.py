@@ -165,7 +165,7 @@ def observe_batch(
 
     occupied = torch.zeros(grids.numel(), dtype=torch.bool, device=cells.device)
     here = fleet * (height * width) + cells[..., 0] * width + cells[..., 1]
-    occupied[here.flatten()] = True
+    occupied.index_fill_(0, here.flatten(), True)  # unlike indexing, this can be captured in a CUDA graph
     others = occupied[of_fleet].view_as(flat) & inside
     others = others[..., 1:-1, 1:-1].clone()
     others[..., reach, reach] = False

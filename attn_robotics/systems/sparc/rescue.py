@@ -16,11 +16,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from attn_robotics.systems.sparc.actions import REVERSE
 from attn_robotics.systems.sparc.lacam import search
 from attn_robotics.systems.sparc.pibt import ACTIONS, NOBODY, UNDECIDED
 
 MOST_NODES = 400  # joint moves that one search may try
-MOST_STEPS = 40  # longer plans are met by somebody before they end
+MOST_STEPS = 20  # longer plans are met by somebody before they end
 
 
 @dataclass
@@ -75,13 +76,30 @@ def gather(
     return members[:count]
 
 
+@njit(cache=True, nogil=True)
+def _wall_off(near: NDArray[np.int32], cells: NDArray[np.int32], members: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The neighbour table without ways into the cells of robots that are no members."""
+    walled = near.copy()
+    inside = np.zeros(cells.shape[0], np.bool_)
+    inside[members] = True
+    for robot in range(cells.shape[0]):
+        if inside[robot]:
+            continue
+        for action in range(ACTIONS - 1):
+            beside = near[cells[robot], action]
+            if beside >= 0:
+                walled[beside, REVERSE[action]] = -1
+    return walled
+
+
 @cache
 def _warm_up() -> None:
     """Compile the search now: the first deadlock is no time to do it."""
     near = np.array([[-1, -1, -1, -1, 0]], np.int32)
     cells, left = np.zeros(1, np.int32), np.zeros((1, 1), np.int16)
     gather(near, cells, 0, 1, 1, np.ones(1, np.bool_))
-    search(near, cells, cells, left, True, True, 0, MOST_NODES, np.zeros(1, np.int64))
+    walled = _wall_off(near, cells, np.zeros(1, np.int64))
+    search(walled, cells, cells, left, True, True, 0, MOST_NODES, np.zeros(1, np.int64))
 
 
 class Rescue:
@@ -108,11 +126,11 @@ class Rescue:
         stuck: NDArray[np.int64],
         nearest: NDArray[np.int64],
         patience: int,
-        free: NDArray[np.bool_],
+        frozen: NDArray[np.bool_] | None,
         *,
         allow_rotation: bool,
         seed: int,
-    ) -> NDArray[np.int32]:
+    ) -> NDArray[np.int32] | None:
         """Fix the next cells of robots that follow a plan.
 
         Args:
@@ -122,20 +140,22 @@ class Rescue:
             stuck: (N,) steps without progress.
             nearest: (N,) least path length so far.
             patience: steps without progress after which a search is due.
-            free: (N,) who may move.
+            frozen: (N,) who may not move; nobody when None.
             allow_rotation: let rings advance.
             seed: of the search.
 
         Returns:
-            (N,) flat next cells, UNDECIDED for everybody else.
+            (N,) flat next cells, UNDECIDED for everybody else; None when nobody follows one.
         """
-        target = np.full(len(cells), UNDECIDED, np.int32)
         if len(self._tried) != len(cells):
             self._tried, self._plans = np.zeros(len(cells), np.int64), []
+        if not self._plans and stuck.max(initial=0) <= patience:
+            return None
+        target = np.full(len(cells), UNDECIDED, np.int32)
         self._tried[stuck == 0] = 0
         owner = np.full(len(self._near), NOBODY, np.int32)
         owner[cells] = np.arange(len(cells))
-        available = free.copy()
+        available = np.ones(len(cells), np.bool_) if frozen is None else ~frozen
         plans, self._plans = self._plans, []
         for plan in plans:
             if np.array_equal(cells[plan.members], plan.path[plan.step]):
@@ -176,13 +196,7 @@ class Rescue:
         allow_rotation: bool,
         seed: int,
     ) -> NDArray[np.int32] | None:
-        standing = np.delete(cells, members)
-        near = self._near.copy()
-        for cell in standing:  # nobody enters where somebody stands
-            for action in range(ACTIONS - 1):
-                beside = self._near[cell, action]
-                if beside >= 0:
-                    near[beside, action ^ 1] = -1
+        near = _wall_off(self._near, cells, members)
         inside = np.ascontiguousarray(distances[members])
         most_left = inside[np.arange(len(members)), cells[members]].astype(np.int64)
         most_left[0] = max(min(most_left[0], nearest[members[0]]) - 1, 0)
