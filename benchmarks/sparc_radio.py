@@ -9,13 +9,9 @@ the limit counts ticks: what a perfect radio would need for `--steps` decisions.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,7 @@ from tqdm import tqdm
 from attn_robotics.simulation.faults import Faults, LossyChannel
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.simulation.instances import random_instance
+from attn_robotics.systems.sparc.evaluate import run_jobs
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.note import Note
 from attn_robotics.systems.sparc.policy import SparcPolicy, read_weights
@@ -100,10 +97,6 @@ def _job(job: tuple[int, int, float, int, Radio, int]) -> Run:
     return run(*job)
 
 
-def _one_thread() -> None:
-    os.environ['OMP_NUM_THREADS'] = '1'  # read when torch is first imported, in the worker
-
-
 def main() -> int:
     """Run the study; returns the exit code."""
     parser = argparse.ArgumentParser(description='Decentralised robots over a perfect and over a bad radio.')
@@ -125,16 +118,13 @@ def main() -> int:
         (args.robots, args.size, args.density, seed, radio, max_ticks) for seed in range(args.seeds) for radio in radios
     ]
     runs: dict[str, list[Run]] = {radio.name: [] for radio in radios}
-    pool = ProcessPoolExecutor(args.jobs, mp_context=get_context('spawn'), initializer=_one_thread)
-    outcomes: Iterator[Run] = pool.map(_job, work) if args.jobs > 1 else map(_job, work)
     try:
-        for job, outcome in tqdm(zip(work, outcomes, strict=True), total=len(work), disable=not sys.stderr.isatty()):
+        outcomes = tqdm(run_jobs(_job, work, args.jobs), total=len(work), disable=not sys.stderr.isatty())
+        for job, outcome in zip(work, outcomes, strict=True):
             runs[job[4].name].append(outcome)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
-    finally:
-        pool.shutdown(cancel_futures=True)
     case, rows = f'{args.robots}x{args.size}/{args.density:.2f}', list[Row]()
     for name, done in runs.items():
         solved = [one for one in done if one.solved]
