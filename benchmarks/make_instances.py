@@ -196,7 +196,7 @@ def main() -> int:
                 case, count = wanted.name.removeprefix('pogema_').replace('_', '/'), len(outcomes)
                 rows.append(Row(f'success_rate/{name}/{case}/pogema', sum(outcomes) / count, '', count))
                 rows.append(Row(f'disagreements/{name}/{case}/pogema', 0.0, 'episodes', count))
-                print(f'{case}: {name} solves {sum(outcomes)} of {count} on both simulators, all cells alike', flush=True)
+                print(f'{case}: {name} solves {sum(outcomes)} of {count} on both, all cells alike', flush=True)
             continue
         if args.missing and (args.out / f'{wanted.name}.npz').exists():
             continue

@@ -1,7 +1,8 @@
 """Throw random policies at the shield and judge every joint move; the claim is a million joint steps (`--steps`).
 
 Maps, fleets, preferences (smooth, tied, infinite, adversarial), priorities, frozen robots and options are drawn anew
-all the time; half of the fleets take the decision that ships, with its searches for a way out. The judge shares no code with the shield. One conflict ends the run with exit code 1 and its seed.
+all the time; half of the fleets take the decision that ships, with its searches for a way out. The judge shares no
+code with the shield. One conflict ends the run with exit code 1 and its seed.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.processor import observe_batch

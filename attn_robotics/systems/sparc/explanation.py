@@ -1,7 +1,7 @@
 """What attention is worth as an explanation: take away a neighbour's message and see whether the action changes.
 
-Run as `python -m attn_robotics.systems.sparc.explanation --help`. Only the message is taken away; the neighbour is still
-seen in the local picture where it is near enough. Robots attend to messages as sent, so that one pass can take a
+Run as `python -m attn_robotics.systems.sparc.explanation --help`. Only the message is taken away; the neighbour is
+still seen in the local picture where it is near enough. Robots attend to messages as sent, so that one pass can take a
 neighbour from every robot at once without any of them noticing the others' loss.
 """
 
@@ -149,7 +149,9 @@ def draw(path: Path, shares: dict[str, list[float]], case: str) -> None:
         mean = float(np.mean(shares[whom]))
         low, high = mean_interval(shares[whom]) or (mean, mean)
         axes.bar(place, 100 * mean, 0.6, yerr=[[100 * (mean - low)], [100 * (high - mean)]], capsize=5, color='C0')
-    axes.set_xticks(range(len(WHOM)), [f'{whom}\nattended' if whom != 'random' else 'random\nneighbour' for whom in WHOM])
+    axes.set_xticks(
+        range(len(WHOM)), [f'{whom}\nattended' if whom != 'random' else 'random\nneighbour' for whom in WHOM]
+    )
     axes.set_ylabel('actions changed [%]')
     axes.set_title(f"One neighbour's message removed ({case})", fontsize=10)
     figure.savefig(path, dpi=130)

@@ -76,10 +76,10 @@ def _write(constraint: NDArray[np.int32], before: int, robot: int, cell: int, de
 @njit(cache=True, nogil=True)
 def _is_enough(distances: NDArray[np.int16], cells: NDArray[np.int32], most_left: NDArray[np.int64]) -> bool:
     """Whether every robot has come near enough to its goal."""
+    enough = True
     for robot in range(cells.shape[0]):
-        if distances[robot, cells[robot]] > most_left[robot]:
-            return False
-    return True
+        enough &= distances[robot, cells[robot]] <= most_left[robot]
+    return bool(enough)
 
 
 @njit(cache=True, nogil=True)

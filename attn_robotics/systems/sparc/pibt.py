@@ -135,11 +135,11 @@ def mix_preferences(
         here = np.float32(distances[robot, cells[robot]])
         best, is_number = -np.inf, True
         for action in range(ACTIONS):
-            best = max(best, log_probs[robot, action])
+            best = max(best, np.float64(log_probs[robot, action]))
             is_number &= not np.isnan(log_probs[robot, action])
         for action in range(ACTIONS):
             reached = near[cells[robot], action]
-            way = np.float32(-2.0) if reached < 0 else here - np.float32(distances[robot, reached])
+            way = -2.0 if reached < 0 else np.float64(here - np.float32(distances[robot, reached]))
             way -= hindrance * hindered[robot, action]
             if not is_number:
                 way = np.nan

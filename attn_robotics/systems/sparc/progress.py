@@ -1,8 +1,8 @@
 """Who goes first, from each robot's own account of its way to its goal.
 
-PIBT orders robots by the steps since they were last on their goals, equal ones at random. Here equal ones go by the path
-length from where they got their goal, longest first: the last arrival decides when a fleet is done, so those that need
-longest should lose least. The account also tells who is stuck, for `rescue`. All of it are quantities that a robot
+PIBT orders robots by the steps since they were last on their goals, equal ones at random. Here equal ones go by the
+path length from where they got their goal, longest first: the last arrival decides when a fleet is done, so those that
+need longest should lose least. The account also tells who is stuck, for `rescue`. All of it are quantities that a robot
 knows of itself, and that others can follow from its announced cells and goals.
 """
 

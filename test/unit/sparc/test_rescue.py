@@ -28,9 +28,7 @@ def drive(shield: Shield, instance, steps: int, *, frozen=None) -> tuple[np.ndar
     for step in range(steps):
         if (cells == instance.goals).all():
             return cells, step
-        actions = shield.decide(
-            cells, log_probs, priorities.values, instance.goals, distances, rng=rng, frozen=frozen
-        )
+        actions = shield.decide(cells, log_probs, priorities.values, instance.goals, distances, rng=rng, frozen=frozen)
         after = cells + MOVES[actions]
         assert count_conflicts(instance.grid, cells, after) == 0
         cells = after
