@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from attn_robotics.simulation.instances import Instance, components
 from attn_robotics.systems.sparc.baselines import BASELINES
 from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
 from attn_robotics.systems.sparc.evaluate import run_episode
+from attn_robotics.systems.sparc.gridworld import GridWorld
 from attn_robotics.systems.sparc.lacam import EXHAUSTED, search
 from attn_robotics.systems.sparc.maps import FAMILIES
+from attn_robotics.systems.sparc.report import Row, conditions, write_json
 from attn_robotics.systems.sparc.suites import FrozenSet
 
 # POGEMA: 0 stay, 1 up, 2 down, 3 left, 4 right.
@@ -49,13 +52,12 @@ class Wanted:
 
 
 SETS = (
-    Wanted(8, 20, 0.15, 100),
-    Wanted(128, 40, 0.0, 100),
-    Wanted(128, 40, 0.15, 100),
-    Wanted(128, 40, 0.3, 100),
-    Wanted(64, 40, 0.3, 100),
-    Wanted(256, 40, 0.3, 100),
-    Wanted(1024, 113, 0.3, 20),
+    *(Wanted(8, 20, density, 100) for density in (0.0, 0.15, 0.3)),
+    *(Wanted(robots, 40, 0.3, 100) for robots in (8, 16, 32, 64, 192, 256)),
+    *(Wanted(64, 40, density, 100) for density in (0.0, 0.15)),
+    *(Wanted(128, 40, density, 100) for density in (0.0, 0.15, 0.3)),
+    *(Wanted(256, 40, density, 100) for density in (0.0, 0.15)),
+    *(Wanted(1024, 113, density, 20) for density in (0.0, 0.15, 0.3)),
 )
 
 
@@ -106,30 +108,40 @@ def is_solvable(instance: Instance, max_nodes: int = 200_000) -> bool:
             True,
             0,
             max_nodes,
+            np.zeros(len(members), np.int64),
         )
         if outcome == EXHAUSTED:
             return False
     return True
 
 
-def cross_check(wanted: Wanted, seed: int, steps: int) -> tuple[bool, int]:
-    """Walk PIBT on POGEMA's simulator beside ours: (solved, steps); raises where the two disagree."""
+def cross_check(wanted: Wanted, seed: int, steps: int, name: str) -> bool:
+    """Walk a method on POGEMA's simulator beside ours; whether it solves the instance.
+
+    Raises:
+        RuntimeError: the two simulators disagree about a robot's cell at any step, or about the end.
+    """
     world = open_pogema(wanted, seed, steps)
     instance = read_instance(world, seed)
-    method = BASELINES['pibt'](steps)
+    method, ours = BASELINES[name](steps), GridWorld(instance, max_steps=steps, blocking=False)
     method.reset(instance, seed)
     cells = instance.starts
-    taken = 0
-    while not (cells == instance.goals).all() and taken < steps:
+    while not (cells == instance.goals).all() and ours.steps < steps:
         actions = method.act(cells)
         world.step(TO_POGEMA[actions].tolist())
-        taken += 1
+        ours.step(actions)
         cells = np.asarray(world.unwrapped.grid.get_agents_xy(ignore_borders=True), np.int32)
+        if (cells != ours.cells).any():
+            robot = int((cells != ours.cells).any(axis=1).argmax())
+            raise RuntimeError(
+                f'{wanted.name}, seed {seed}, step {ours.steps}: robot {robot} is at {cells[robot].tolist()} on '
+                f'POGEMA and at {ours.cells[robot].tolist()} here'
+            )
     solved = bool((cells == instance.goals).all())
-    ours = run_episode(BASELINES['pibt'](steps), instance, seed, steps)
-    if (ours.solved, ours.steps) != (solved, taken):
-        raise RuntimeError(f'seed {seed}: {ours.solved} after {ours.steps} here, {solved} after {taken} on POGEMA')
-    return solved, taken
+    episode = run_episode(BASELINES[name](steps), instance, seed, steps)
+    if (episode.solved, episode.steps) != (solved, ours.steps):
+        raise RuntimeError(f'{wanted.name}, seed {seed}: evaluation says {episode}, POGEMA {solved} at {ours.steps}')
+    return solved
 
 
 def freeze(instances: list[Instance], path: Path) -> None:
@@ -154,6 +166,9 @@ def main() -> int:
     parser.add_argument('--robots', type=int, default=32, help='robots on structured maps (default 32)')
     parser.add_argument('--only', help='make or check only the set of this name, like pogema_128x40_0.30')
     parser.add_argument('--check', type=int, default=0, help='cross-check PIBT on so many seeds of each set instead')
+    parser.add_argument('--methods', default='pibt,pibt_swap', help='what to cross-check (default pibt,pibt_swap)')
+    parser.add_argument('--missing', action='store_true', help='leave the files alone that exist')
+    parser.add_argument('--json', type=Path, help='write the rows of the cross-check here')
     args = parser.parse_args()
     if not args.check and args.out is None:
         print('make_instances: nothing to do; give --out FOLDER or --check N', file=sys.stderr)
@@ -170,17 +185,26 @@ def main() -> int:
                 drawn.append(Instance(grid, cells[order[0]], cells[order[1]], seed))
             freeze(drawn, args.out / f'{family}_{args.robots}.npz')
         return 0
+    rows: list[Row] = []
     for wanted in SETS:
         if args.only and args.only != wanted.name:
             continue
         if args.check:
-            seeds = tqdm(range(args.check), desc=wanted.name, disable=quiet)
-            outcomes = [cross_check(wanted, seed, 256) for seed in seeds]
-            solved = sum(good for good, _ in outcomes)
-            print(f'{wanted.name}: PIBT solves {solved} of {args.check} on both simulators, same steps on every seed')
+            for name in args.methods.split(','):
+                seeds = tqdm(range(min(args.check, wanted.count)), desc=f'{wanted.name} {name}', disable=quiet)
+                outcomes = [cross_check(wanted, seed, 256, name) for seed in seeds]
+                case, count = wanted.name.removeprefix('pogema_').replace('_', '/'), len(outcomes)
+                rows.append(Row(f'success_rate/{name}/{case}/pogema', sum(outcomes) / count, '', count))
+                rows.append(Row(f'disagreements/{name}/{case}/pogema', 0.0, 'episodes', count))
+                print(f'{case}: {name} solves {sum(outcomes)} of {count} on both, all cells alike', flush=True)
+            continue
+        if args.missing and (args.out / f'{wanted.name}.npz').exists():
             continue
         seeds = tqdm(range(wanted.count), desc=wanted.name, disable=quiet)
         freeze([read_instance(open_pogema(wanted, s, 256), s) for s in seeds], args.out / f'{wanted.name}.npz')
+    if args.json:
+        versions = {'pogema': version('pogema'), 'seeds': f'0..{args.check - 1}', 'steps': 256}
+        write_json(args.json, ' '.join(['make_instances', *sys.argv[1:]]), rows, conditions(versions))
     return 0
 
 

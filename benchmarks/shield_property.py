@@ -1,7 +1,8 @@
 """Throw random policies at the shield and judge every joint move; the claim is a million joint steps (`--steps`).
 
 Maps, fleets, preferences (smooth, tied, infinite, adversarial), priorities, frozen robots and options are drawn anew
-all the time. The judge shares no code with the shield. One conflict ends the run with exit code 1 and its seed.
+all the time; half of the fleets take the decision that ships, with its searches for a way out. The judge shares no
+code with the shield. One conflict ends the run with exit code 1 and its seed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.evaluate import run_jobs
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.report import Row, conditions, write_json
 from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
@@ -32,7 +34,15 @@ def check_fleet(seed: int, steps: int) -> tuple[int, int]:
     robots = int(rng.integers(1, len(free) + 1))
     cells, goals = rng.permutation(free)[:robots], rng.permutation(free)[:robots]
     distances = distance_fields(grid, goals)
-    shield = Shield(grid, ShieldConfig(swap=bool(rng.integers(2)), allow_rotation=bool(rng.integers(2))))
+    ships = bool(rng.integers(2))
+    config = ShieldConfig(
+        swap=ships or bool(rng.integers(2)),
+        allow_rotation=bool(rng.integers(2)),
+        rescue_after=int(rng.integers(1, 8)),
+        distance_weight=float(rng.choice([0.0, 1.0, 5.0])),
+        confidence=float(rng.choice([0.0, 0.4, 1.0])),
+    )
+    shield = Shield(grid, config)
     frozen = rng.random(robots) < rng.choice([0.0, 0.2])
     conflicts = 0
     for _ in range(steps):
@@ -44,13 +54,21 @@ def check_fleet(seed: int, steps: int) -> tuple[int, int]:
             preferences = np.where(preferences > 0, np.inf, -np.inf)
         elif kind == 3:  # everybody insists on one direction
             preferences[:, rng.integers(4)] += 100
-        actions = shield.resolve(
-            cells, preferences, rng.random(robots), rng=rng, goals=goals, distances=distances, frozen=frozen
-        )
+        priorities = 10 * rng.random(robots)
+        if ships:
+            actions = shield.decide(cells, preferences, priorities, goals, distances, rng=rng, frozen=frozen)
+        else:
+            actions = shield.resolve(
+                cells, preferences, priorities, rng=rng, goals=goals, distances=distances, frozen=frozen
+            )
         after = cells + MOVES[actions]
         conflicts += count_conflicts(grid, cells, after) + int((after != cells)[frozen].any())
         cells = after
     return robots * steps, conflicts
+
+
+def _check(seed: int) -> tuple[int, int]:
+    return check_fleet(seed, STEPS_PER_FLEET)
 
 
 def main() -> int:
@@ -58,12 +76,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description='Judge the shield on random joint steps.')
     parser.add_argument('--steps', type=int, default=20_000, help='joint steps (default 20000; the claim: 1000000)')
     parser.add_argument('--seed', type=int, default=0, help='of the first fleet')
+    parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args()
     fleets = -(-args.steps // STEPS_PER_FLEET)
-    moves = 0
-    for seed in tqdm(range(args.seed, args.seed + fleets), unit='fleet', disable=not sys.stderr.isatty()):
-        decided, conflicts = check_fleet(seed, STEPS_PER_FLEET)
+    seeds, moves = range(args.seed, args.seed + fleets), 0
+    outcomes = tqdm(run_jobs(_check, seeds, args.jobs), total=fleets, unit='fleet', disable=not sys.stderr.isatty())
+    for seed, (decided, conflicts) in zip(seeds, outcomes, strict=True):
         moves += decided
         if conflicts:
             print(f'shield_property: {conflicts} conflicts with seed {seed}', file=sys.stderr)

@@ -1,12 +1,14 @@
 """Latency of SPARC's decision, part by part, on this machine: `python benchmarks/sparc_latency.py`.
 
 The shield is timed along real episodes (random maps at 30 % obstacles, PIBT with swap driving), because crowds make
-longer chains than random cells do.
+longer chains than random cells do. The joint decision, from cells to shielded actions, is timed along the episodes that
+it drives itself: `--parts decision --device cuda`, or `--backend onnxruntime` for the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -57,6 +59,37 @@ def time_shield(robots: int, size: int, steps: int) -> list[Row]:
     return [row for name, seconds in spent.items() for row in percentiles(name, case, seconds)]
 
 
+def time_decision(robots: int, size: int, steps: int, device: str, backend: str) -> list[Row]:
+    """Time the joint decision of a fleet, observation to shielded actions, and its two halves."""
+    from attn_robotics.systems.sparc.policy import SparcPolicy
+
+    where = 'onnxruntime' if backend == 'onnxruntime' else device.split(':')[0]
+    case = f'{robots}x{size}/0.30'
+    policy = SparcPolicy.load(device=device, backend=backend)
+    spent: dict[str, list[float]] = {f'{part}_{where}': [] for part in ('decision', 'policy', 'shield_of_decision')}
+    seed = 0
+    while len(spent[f'decision_{where}']) < steps + WARM_UP:
+        instance = random_instance(size, 0.3, robots, seed)
+        distances = distance_fields(instance.grid, instance.goals)
+        shield, rng, cells = Shield(instance.grid), np.random.default_rng(seed), instance.starts
+        policy.reset(instance.grid, instance.goals, distances, seed=seed)
+        actions = None
+        for _ in tqdm(range(256), desc=f'decision {where} {case}', disable=not sys.stderr.isatty()):
+            begin = time.perf_counter()
+            log_probs = policy.step(cells, actions)
+            middle = time.perf_counter()
+            actions = shield.decide(cells, log_probs, policy.priorities, instance.goals, distances, rng=rng)
+            end = time.perf_counter()
+            spent[f'decision_{where}'].append(end - begin)
+            spent[f'policy_{where}'].append(middle - begin)
+            spent[f'shield_of_decision_{where}'].append(end - middle)
+            cells = cells + MOVES[actions]
+            if (cells == instance.goals).all() or len(spent[f'decision_{where}']) >= steps + WARM_UP:
+                break
+        seed += 1
+    return [row for name, seconds in spent.items() for row in percentiles(name, case, seconds)]
+
+
 def time_experts() -> list[Row]:
     """Agent-steps per second and core of the experts that label training data."""
     rows = []
@@ -75,23 +108,42 @@ def time_experts() -> list[Row]:
 def main() -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description='Latency of the parts of a SPARC decision on this machine.')
-    parser.add_argument('--parts', default='shield,experts', help='comma-separated (default shield,experts)')
+    parser.add_argument(
+        '--parts', default='shield,experts', help='comma-separated: shield, experts, decision (default shield,experts)'
+    )
+    parser.add_argument('--device', default='cpu', help='of the decision (default cpu)')
+    parser.add_argument('--backend', choices=('torch', 'onnxruntime'), default='torch', help='of the decision')
+    parser.add_argument('--robots', help='comma-separated: only these of 8, 128 and 1024')
     parser.add_argument('--steps', type=int, default=500, help='timed decisions of each kind (default 500)')
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args()
     parts = args.parts.split(',')
-    if unknown := set(parts) - {'shield', 'experts'}:
-        print(f'sparc_latency: no part {sorted(unknown)[0]!r}; there are shield and experts', file=sys.stderr)
+    if unknown := set(parts) - {'shield', 'experts', 'decision'}:
+        print(f'sparc_latency: no part {sorted(unknown)[0]!r}; there are shield, experts and decision', file=sys.stderr)
         return 2
+    wanted = [int(count) for count in args.robots.split(',')] if args.robots else [robots for robots, _ in FLEETS]
+    fleets = [(robots, size) for robots, size in FLEETS if robots in wanted]
     rows: list[Row] = []
     if 'shield' in parts:
-        for robots, size in FLEETS:
+        for robots, size in fleets:
             rows += time_shield(robots, size, args.steps)
+    if 'decision' in parts:
+        for robots, size in fleets:
+            try:
+                rows += time_decision(robots, size, args.steps, args.device, args.backend)
+            except ValueError as error:
+                print(f'sparc_latency: {error}', file=sys.stderr)
+                return 2
     if 'experts' in parts:
         rows += time_experts()
     print(table(('name', 'value', 'unit'), [(row.name, f'{row.value:.3f}', row.unit) for row in rows]))
     if args.json:
-        write_json(args.json, ' '.join(['sparc_latency', *sys.argv[1:]]), rows, conditions({'seeds': [0]}))
+        where = {'seeds': [0], 'cpus': len(os.sched_getaffinity(0)), 'device': args.device}
+        if args.device.startswith('cuda'):
+            import torch
+
+            where |= {'device': torch.cuda.get_device_name(args.device), 'torch': torch.__version__}
+        write_json(args.json, ' '.join(['sparc_latency', *sys.argv[1:]]), rows, conditions(where))
     return 0
 
 

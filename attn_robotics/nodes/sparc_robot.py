@@ -250,7 +250,7 @@ class SparcRobot(AttnNode):
             message = to_robot_message(note, to_stamp(now_s), self.params.map_frame, self._instance)
             self._radio.publish(message)
             if is_new and note is agent.note:
-                self._bytes += 100 + 4 * len(message.embedding)
+                self._bytes += note.size_bytes
                 self._messages += 1
         self._sent_step, self._sent_s = (agent.epoch, agent.step), now_s
 

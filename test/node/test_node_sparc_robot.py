@@ -109,6 +109,13 @@ def test_notes_survive_the_message():
         np.testing.assert_array_equal(getattr(back, name), value)
 
 
+def test_a_note_weighs_on_the_radio_what_it_says():
+    from rclpy.serialization import serialize_message
+
+    note = Note('robot_12', 1, 2, 3, (4, 5), (6, 7), 8, False, 0.5, np.zeros(5, np.float32), np.zeros(256, np.float32))
+    assert len(serialize_message(to_robot_message(note, to_stamp(1.0), 'map'))) == note.size_bytes
+
+
 def test_a_robot_outside_the_fleet_stays_unconfigured(graph, small_weights):
     node = graph.start(SparcRobot, robot='robot_5', robots=2, weights=str(small_weights))
     graph.until(lambda: any("robot 'robot_5' is none of" in line for line in graph.errors()), 'the refusal')

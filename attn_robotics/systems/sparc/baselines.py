@@ -16,7 +16,7 @@ from attn_robotics.systems.sparc.expert import Expert
 from attn_robotics.systems.sparc.lacam import solve
 from attn_robotics.systems.sparc.pibt import NOBODY, draw, draw_below, seed_state
 from attn_robotics.systems.sparc.refinement import refine
-from attn_robotics.systems.sparc.shield import Priorities
+from attn_robotics.systems.sparc.shield import Priorities, Shield
 from attn_robotics.systems.sparc.spacetime import find_path, reserve
 
 
@@ -56,6 +56,34 @@ class Pibt:
         """Step the rule."""
         actions = self._expert.act(cells, self._priorities.values, rng=self._rng)
         self._priorities.update((cells + MOVES[actions] == self._expert.goals).all(axis=1))
+        return actions
+
+
+class ShieldAlone:
+    """The shield that ships, told nothing by a policy: what its rules alone are worth."""
+
+    conflict_free = True
+
+    def reset(self, instance: Instance, seed: int) -> None:
+        """Compute path distances and draw priorities."""
+        self._grid, self._goals = instance.grid, instance.goals.copy()
+        self._distances = distance_fields(instance.grid, instance.goals)
+        self._shield = Shield(instance.grid)
+        self._priorities = Priorities(instance.robots, seed)
+        self._rng = np.random.default_rng(seed)
+        # Nobody is sure of anything, so that everybody goes by the path.
+        self._log_probs = np.full((instance.robots, len(MOVES)), -np.log(len(MOVES)), np.float32)
+
+    def retarget(self, robots: NDArray[np.integer], goals: NDArray[np.integer]) -> None:
+        """Give some robots (M,) new goals (M, 2) in mid-run."""
+        self._goals[robots], self._distances[robots] = goals, distance_fields(self._grid, goals)
+
+    def act(self, cells: NDArray[np.int32]) -> NDArray[np.int8]:
+        """Step the rules."""
+        actions = self._shield.decide(
+            cells, self._log_probs, self._priorities.values, self._goals, self._distances, rng=self._rng
+        )
+        self._priorities.update((cells + MOVES[actions] == self._goals).all(axis=1))
         return actions
 
 
@@ -270,6 +298,7 @@ BASELINES: dict[str, Callable[[int], Method]] = {
     'pibt': lambda max_steps: Pibt(swap=False),
     'pibt_swap': lambda max_steps: Pibt(swap=True),
     'pibt_swap_hindrance': lambda max_steps: Pibt(swap=True, hindrance=0.1),
+    'shield_only': lambda max_steps: ShieldAlone(),
     'lacam': lambda max_steps: Planned(_plan_lacam),
     'lacam_refined': lambda max_steps: Planned(lambda instance, seed: _plan_lacam(instance, seed, rounds=1000)),
 }

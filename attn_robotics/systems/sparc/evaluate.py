@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -29,6 +30,8 @@ from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, t
 from attn_robotics.systems.sparc.shield import ShieldConfig, ShieldError
 
 REFERENCE = 'pibt_swap'
+_T = TypeVar('_T')
+_R = TypeVar('_R')
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,18 @@ def _one_thread() -> None:
     os.environ['OMP_NUM_THREADS'] = '1'  # read when torch is first imported, in the worker
 
 
+def run_jobs(run: Callable[[_T], _R], work: Sequence[_T], jobs: int) -> Iterator[_R]:
+    """Run jobs in so many processes; the results come in order, and do not depend on the number."""
+    if jobs == 1:
+        yield from map(run, work)
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=_one_thread)
+    try:
+        yield from pool.map(run, work, chunksize=4 if len(work) > 16 * jobs else 1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def evaluate(
     cases: Sequence[suites.Case],
     *,
@@ -143,19 +158,10 @@ def evaluate(
         print(f'skipped {", ".join(dict.fromkeys(names))}: {reason}', file=sys.stderr)
     results: dict[tuple[str, str], list[Episode]] = {}
     with tqdm(total=len(work), unit='episode', disable=not progress, dynamic_ncols=True) as bar:
-        if jobs == 1:
-            episodes: Iterator[Episode] = map(_run_job, work)
-        else:
-            pool = ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=_one_thread)
-            episodes = pool.map(_run_job, work, chunksize=4)
-        try:
-            for job, episode in zip(work, episodes, strict=True):
-                results.setdefault((job.case.name, job.method), []).append(episode)
-                bar.set_postfix_str(f'{job.method} {job.case.name}')
-                bar.update()
-        finally:
-            if jobs != 1:
-                pool.shutdown(cancel_futures=True)
+        for job, episode in zip(work, run_jobs(_run_job, work, jobs), strict=True):
+            results.setdefault((job.case.name, job.method), []).append(episode)
+            bar.set_postfix_str(f'{job.method} {job.case.name}')
+            bar.update()
     return results
 
 

@@ -70,6 +70,8 @@ class FleetConfig:
         stall_s: a robot that may drive but gets no nearer for this long counts as stopped [s].
         retry_s: a stopped robot is tried again after this long [s].
         lost_s: a robot without a pose for this long is an obstacle until it is seen again [s].
+        stray_cells: a robot reported farther than this from every cell that is its own is stopped and planned around
+            until it is back [cells]: its localisation is wrong, or somebody has carried it away.
         seed: of priorities and random ties.
     """
 
@@ -81,6 +83,7 @@ class FleetConfig:
     stall_s: float = 3.0
     retry_s: float = 5.0
     lost_s: float = 2.0
+    stray_cells: float = 1.25
     seed: int = 0
 
 
@@ -96,6 +99,7 @@ class Proposal:
         frozen: (N,) robots that stay whatever happens.
         need_attention: whether somebody wants to see attention weights.
         grid: (H, W) the map with the cells of stopped and lost robots as obstacles.
+        walls: (H, W) the map with what nobody may enter: obstacles, and cells that stray robots are reported in.
         new_map: whether `grid` changed since the last proposal.
         new_goals: robots whose goals did.
         generation: counts maps; a decision for an older one is refused.
@@ -110,6 +114,7 @@ class Proposal:
     frozen: NDArray[np.bool_]
     need_attention: bool
     grid: NDArray[np.bool_]
+    walls: NDArray[np.bool_]
     new_map: bool
     new_goals: NDArray[np.intp]
     generation: int
@@ -175,7 +180,7 @@ class Fleet:
         self._rng = np.random.default_rng(self.config.seed)
         self.goals = starts.astype(np.int32).copy()
         self._has_goal = np.zeros(len(names), bool)
-        self._planning_grid = grid
+        self._planning_grid = self._walls = grid
         self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
         self._policy.reset(grid, self.goals, self._distances, seed=self.config.seed)
         self._graph = ExecutionGraph(starts, horizon=self.config.horizon)
@@ -190,6 +195,7 @@ class Fleet:
         self._stopped_since_s = np.full(len(names), np.nan)
         self._decided_s = -np.inf
         self._missing = np.zeros(len(names), bool)
+        self._stray = np.zeros(len(names), bool)
 
     @property
     def robots(self) -> int:
@@ -261,7 +267,6 @@ class Fleet:
         for robot in np.flatnonzero(self._has_goal & grid[tuple(self.goals.T)]):
             raise FleetError(f'goal of {self.names[robot]} is inside a new obstacle; send it elsewhere first')
         self.grid = grid
-        self._shield = Shield(grid, self._shield.config)
         self._plan_around()
 
     def observe(self, robot: int, pose: tuple[float, float, float], now_s: float) -> None:
@@ -303,6 +308,7 @@ class Fleet:
             frozen=self._graph.full() | self._halted(),
             need_attention=need_attention,
             grid=self._planning_grid,
+            walls=self._walls,
             new_map=self._new_map,
             new_goals=np.array(sorted(self._new_goals), np.intp),
             generation=self._generation,
@@ -317,6 +323,7 @@ class Fleet:
         """Turn a proposal into a joint move; touches only the policy and the shield, so any one thread may do it."""
         start = time.perf_counter()
         if proposal.new_map:
+            self._shield = Shield(proposal.walls, self._shield.config)
             self._policy.change_map(proposal.grid, proposal.distances)
         if len(proposal.new_goals):
             whose = proposal.new_goals
@@ -361,7 +368,8 @@ class Fleet:
     def velocities(self, dt_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Body velocities for the next `dt_s`: (N,) forwards [m/s] and (N,) turning [rad/s]."""
         linear, angular = self._controller.step(self.poses, self._routes_xy(), dt_s)
-        return np.where(self._missing, 0.0, linear), np.where(self._missing, 0.0, angular)
+        still = self._missing | self._stray
+        return np.where(still, 0.0, linear), np.where(still, 0.0, angular)
 
     def states(self) -> NDArray[np.uint8]:
         """(N,) one of ACTIVE, ARRIVED, BLOCKED, LOST, WAITING for each robot."""
@@ -371,6 +379,7 @@ class Fleet:
         state[self._halted()] = BLOCKED
         state[(lag == 0) & (planned == self.goals).all(axis=1)] = ARRIVED
         state[~self._has_goal] = WAITING
+        state[self._stray] = BLOCKED
         state[self._missing] = LOST
         return state
 
@@ -395,7 +404,7 @@ class Fleet:
         return on_the_way
 
     def _halted(self) -> NDArray[np.bool_]:
-        halted: NDArray[np.bool_] = self._missing | ~np.isnan(self._stopped_since_s)
+        halted: NDArray[np.bool_] = self._missing | self._stray | ~np.isnan(self._stopped_since_s)
         return halted
 
     def _routes_xy(self) -> NDArray[np.float64]:
@@ -409,8 +418,9 @@ class Fleet:
         for robot in np.flatnonzero(~gone & self._missing):
             notes.append(f'{self.names[robot]} is back')
         self._progress_s[gone != self._missing] = now_s
+        stray = self._find_strays(gone, notes)
 
-        may_drive = self._graph.enabled() & ~gone
+        may_drive = self._graph.enabled() & ~gone & ~stray
         distance = np.linalg.norm(self._routes_xy()[:, 1] - self.poses[:, :2], axis=1)
         nearer = distance < self._nearest_m - 0.02
         self._nearest_m = np.where(may_drive, np.where(nearer, distance, self._nearest_m), np.inf)
@@ -422,19 +432,43 @@ class Fleet:
         retries = stopped & (nearer | (now_s - self._stopped_since_s > self.config.retry_s))
         self._stopped_since_s = np.where(stalls, now_s, np.where(retries, np.nan, self._stopped_since_s))
         self._progress_s[retries] = now_s
-        changed = stalls | retries | (gone != self._missing)
-        if (stalls | (gone & ~self._missing)).any():
+        changed = stalls | retries | (gone != self._missing) | (stray != self._stray)
+        if (stalls | (gone & ~self._missing) | (stray & ~self._stray)).any():
             # What others were to do after the stopped robot has moved on would wait for it: decide anew.
             self._graph.rollback()
-        self._missing = gone
+        self._missing, self._stray = gone, stray
         if changed.any():
             self._plan_around()
 
+    def _find_strays(self, gone: NDArray[np.bool_], notes: list[str]) -> NDArray[np.bool_]:
+        """(N,) robots that are reported where they can't be, if all is well."""
+        offset = self._routes_xy() - self.poses[:, None, :2]
+        away = np.linalg.norm(offset, axis=-1).min(axis=1) / self.frame.resolution
+        limit = np.where(self._stray, 0.6, 1.0) * self.config.stray_cells  # hysteresis
+        stray: NDArray[np.bool_] = ~gone & (away > limit)
+        for robot in np.flatnonzero(stray & ~self._stray):
+            row, column = self.frame.to_cell(self.poses[robot, :2]).tolist()
+            here = (self.frame.to_cell(self.poses[:, :2]) == (row, column)).all(axis=1)
+            here[robot] = False
+            others = f', the cell of {self.names[int(here.argmax())]}' if here.any() else ''
+            notes.append(
+                f'{self.names[robot]} is reported at ({row}, {column}){others}, {away[robot]:.1f} cells from its way: '
+                'stopped and planned around; correct its localisation or bring it back'
+            )
+        for robot in np.flatnonzero(~stray & self._stray):
+            notes.append(f'{self.names[robot]} is back on its way')
+        return stray
+
     def _plan_around(self) -> None:
-        """Make the cells that stopped and lost robots hold obstacles of the map that decisions see."""
+        """Make obstacles of the cells that stopped and lost robots hold, and of those that strays are reported in."""
         grid = self.grid.copy()
         for route in self._graph.routes()[self._halted()]:
             grid[tuple(route.T)] = True
+        self._walls = self.grid.copy()
+        for row, column in self.frame.to_cell(self.poses[self._stray, :2]).tolist():
+            if 0 <= row < grid.shape[0] and 0 <= column < grid.shape[1]:
+                grid[row, column] = self._walls[row, column] = True
+        self._walls[tuple(self._graph.occupied().T)] = False  # robots stand or drive there already
         self._planning_grid = grid
         self._distances = np.stack([self._field(robot) for robot in range(self.robots)])
         self._new_map = True

@@ -74,6 +74,15 @@ def _write(constraint: NDArray[np.int32], before: int, robot: int, cell: int, de
 
 
 @njit(cache=True, nogil=True)
+def _is_enough(distances: NDArray[np.int16], cells: NDArray[np.int32], most_left: NDArray[np.int64]) -> bool:
+    """Whether every robot has come near enough to its goal."""
+    enough = True
+    for robot in range(cells.shape[0]):
+        enough &= distances[robot, cells[robot]] <= most_left[robot]
+    return bool(enough)
+
+
+@njit(cache=True, nogil=True)
 def search(
     near: NDArray[np.int32],
     starts: NDArray[np.int32],
@@ -83,6 +92,7 @@ def search(
     allow_rotation: bool,
     seed: int,
     max_nodes: int,
+    most_left: NDArray[np.int64],
 ) -> tuple[int, NDArray[np.int32]]:
     """Search, compiled.
 
@@ -95,6 +105,7 @@ def search(
         allow_rotation: let rings advance.
         seed: of all random choices.
         max_nodes: successors to generate before giving up.
+        most_left: (N,) path length that each robot may have left at the end; zeros to reach the goals.
 
     Returns:
         SOLVED, EXHAUSTED (there is no solution) or OUT_OF_NODES, and the path (T + 1, N), empty if not solved.
@@ -137,7 +148,7 @@ def search(
     stack[0, 0] = 0
     depth = 1
     generated = 0
-    found = 0 if np.array_equal(starts, goals) else -1
+    found = 0 if _is_enough(distances, starts, most_left) else -1
     while depth > 0 and found < 0 and generated < max_nodes:
         node = stack[depth - 1, 0]
         constraint = links[node, 1]
@@ -225,7 +236,7 @@ def search(
         table[slot] = count
         stack[depth, 0] = count
         depth += 1
-        if np.array_equal(target, goals):
+        if _is_enough(distances, target, most_left):
             found = count
         count += 1
     if found < 0:
@@ -278,7 +289,8 @@ def solve(
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         inside = fields if len(members) == len(fields) else np.ascontiguousarray(fields[members])
-        _, path = search(near, starts[members], goals[members], inside, swap, allow_rotation, seed, max_nodes)
+        arrived = np.zeros(len(members), np.int64)
+        _, path = search(near, starts[members], goals[members], inside, swap, allow_rotation, seed, max_nodes, arrived)
         if not len(path):
             if not partial:
                 return None

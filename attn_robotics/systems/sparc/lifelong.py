@@ -18,13 +18,16 @@ from tqdm import tqdm
 from attn_robotics.simulation.errors import WorldError
 from attn_robotics.simulation.instances import Instance, components, random_instance
 from attn_robotics.systems.sparc.actions import MOVES
-from attn_robotics.systems.sparc.baselines import Pibt
-from attn_robotics.systems.sparc.evaluate import Settings, make_method, parse_seeds
+from attn_robotics.systems.sparc.baselines import Pibt, ShieldAlone
+from attn_robotics.systems.sparc.evaluate import Settings, make_method, parse_seeds, run_jobs
 from attn_robotics.systems.sparc.gridworld import GridWorld, count_conflicts
 from attn_robotics.systems.sparc.learned import LearnedMethod, PoliciesMissingError
 from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, table, write_json
 
-METHODS = ('shipped', 'rmha', 'rmha_shield', 'pibt', 'pibt_swap', 'pibt_swap_hindrance')
+METHODS = ('shipped', 'rmha', 'rmha_shield', 'pibt', 'pibt_swap', 'pibt_swap_hindrance', 'shield_only')
+
+
+LiveMethod = Pibt | ShieldAlone | LearnedMethod  # all that take new goals in mid-run
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class GoalSource:
         raise WorldError(f'no free goal is left for robot {robot}; use fewer robots or a larger map')
 
 
-def run_shift(method: Pibt | LearnedMethod, instance: Instance, seed: int, steps: int) -> Shift:
+def run_shift(method: LiveMethod, instance: Instance, seed: int, steps: int) -> Shift:
     """Run one method with live goals.
 
     Raises:
@@ -90,6 +93,24 @@ def run_shift(method: Pibt | LearnedMethod, instance: Instance, seed: int, steps
     return Shift(reached, steps, conflicts)
 
 
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    robots: int
+    size: int
+    density: float
+    seed: int
+    steps: int
+    settings: Settings
+
+
+def _run_job(job: _Job) -> Shift:
+    method = make_method(job.name, job.steps, job.settings)
+    assert isinstance(method, LiveMethod)
+    instance = random_instance(job.size, job.density, job.robots, job.seed)
+    return run_shift(method, instance, job.seed, job.steps)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -103,24 +124,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--methods', default='shipped,pibt,pibt_swap', help=f'comma-separated: {", ".join(METHODS)}')
     parser.add_argument('--weights', type=Path, help='weights of the learned methods')
     parser.add_argument('--device', default='cpu', help='of the learned methods (default cpu)')
+    parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args(arguments)
     case = f'{args.robots}x{args.size}/{args.density:.2f}'
     rows: list[Row] = []
+    settings = Settings(weights=args.weights, device=args.device)
     try:
+        names = []
         for name in args.methods.split(','):
             if name not in METHODS:
                 raise ValueError(f'{name!r} takes no live goals; there are {", ".join(METHODS)}')
             try:
-                method = make_method(name, args.steps, Settings(weights=args.weights, device=args.device))
+                make_method(name, args.steps, settings)
             except PoliciesMissingError as error:
                 print(f'skipped {name}: {error}', file=sys.stderr)
                 continue
-            assert isinstance(method, Pibt | LearnedMethod)
-            shifts = []
-            for seed in tqdm(args.seeds, desc=name, disable=not sys.stderr.isatty()):
-                instance = random_instance(args.size, args.density, args.robots, seed)
-                shifts.append(run_shift(method, instance, seed, args.steps))
+            names.append(name)
+        work = [
+            _Job(name, args.robots, args.size, args.density, seed, args.steps, settings)
+            for name in names
+            for seed in args.seeds
+        ]
+        done = list(tqdm(run_jobs(_run_job, work, args.jobs), total=len(work), disable=not sys.stderr.isatty()))
+        for name in names:
+            shifts = [shift for job, shift in zip(work, done, strict=True) if job.name == name]
             rates = [shift.reached / shift.steps for shift in shifts]
             mean = float(np.mean(rates))
             rows.append(Row(f'throughput/{name}/{case}', mean, 'goals/step', len(rates), mean_interval(rates)))

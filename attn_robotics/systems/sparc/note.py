@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 MOST_STEPS = 1 << 31  # what a message can carry
 MOST_AHEAD = 1000  # epochs; a note further ahead is no note of this fleet
+OVERHEAD_BYTES = 108  # of a serialised note besides its embedding (CDR, map frame and names as usual)
 HELLO = 0  # the step number of the first note of an epoch, which carries no preferences yet
 
 Cell = tuple[int, int]
@@ -43,6 +44,11 @@ class Note:
     priority: float
     log_probs: NDArray[np.float32]
     embedding: NDArray[np.float32]
+
+    @property
+    def size_bytes(self) -> int:
+        """What the note weighs on the radio."""
+        return OVERHEAD_BYTES + 4 * len(self.embedding)
 
 
 def check_note(note: Note, names: tuple[str, ...], grid: NDArray[np.bool_], width: int, epoch: int) -> None:

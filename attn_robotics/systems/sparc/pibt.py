@@ -102,6 +102,56 @@ def count_hindered(
 
 
 @njit(cache=True, nogil=True)
+def mix_preferences(
+    near: Int,
+    cells: Int,
+    distances: NDArray[np.int16],
+    log_probs: NDArray[np.float32],
+    hindered: NDArray[np.float32],
+    distance_weight: float,
+    temperature: float,
+    hindrance: float,
+    confidence: float,
+    seed: int,
+    preferences: NDArray[np.float32],
+) -> None:
+    """Mix a policy with path distance, as `shield.ShieldConfig` says.
+
+    Args:
+        near: (H * W, 5) neighbour table.
+        cells: (N,) flat cells.
+        distances: (N, H * W) path distances.
+        log_probs: (N, 5) of the policy.
+        hindered: (N, 5) neighbours hindered, see `count_hindered`.
+        distance_weight: nats per step gained.
+        temperature: of the Gumbel noise on log-probabilities.
+        hindrance: steps per hindered neighbour.
+        confidence: least log-probability of the best action for the policy to be heard.
+        seed: of the noise.
+        preferences: (N, 5) written; a row of NaN where a log-probability is one, so that it is noticed.
+    """
+    state = seed_state(seed)
+    for robot in range(cells.shape[0]):
+        here = np.float32(distances[robot, cells[robot]])
+        best, is_number = -np.inf, True
+        for action in range(ACTIONS):
+            best = max(best, np.float64(log_probs[robot, action]))
+            is_number &= not np.isnan(log_probs[robot, action])
+        for action in range(ACTIONS):
+            reached = near[cells[robot], action]
+            way = -2.0 if reached < 0 else np.float64(here - np.float32(distances[robot, reached]))
+            way -= hindrance * hindered[robot, action]
+            if not is_number:
+                way = np.nan
+            elif best >= confidence:
+                way = log_probs[robot, action] + distance_weight * way
+                if temperature > 0 and reached >= 0:
+                    uniform = (np.float64(draw(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
+                    way -= temperature * np.log(-np.log(uniform))
+            preferences[robot, action] = way
+
+
+@njit(cache=True, nogil=True)
 def rank_actions(
     near: Int,
     cells: Int,

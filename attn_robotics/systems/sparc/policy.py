@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from attn_robotics.systems.sparc.actions import MOVES
+from attn_robotics.systems.sparc.captured import CapturedDecision
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.distance_fields import distance_fields
 from attn_robotics.systems.sparc.model import SparcNetwork
@@ -99,7 +100,6 @@ class SparcPolicy:
         session: ONNX Runtime session of `export`.
 
     Attributes:
-        messages: (N, width) float32, what each robot sent after its last decision; zeros before the first.
         priorities: (N,) float64, PIBT's priorities, larger goes first; the network sees the own one.
     """
 
@@ -118,6 +118,8 @@ class SparcPolicy:
         self._grid: NDArray[np.bool_] | None = None
         self._attention: dict[str, NDArray[np.float32]] = {}
         self._offset: NDArray[np.int64] | None = None
+        self._messages = np.zeros((0, self.config.width), np.float32)
+        self._captured: CapturedDecision | None = None  # on a GPU, once the fleet has decided there
 
     @classmethod
     def load(cls, weights: Path | None = None, device: str = 'cpu', backend: str = 'torch') -> SparcPolicy:
@@ -142,6 +144,19 @@ class SparcPolicy:
     def robots(self) -> int:
         """Number of robots."""
         return len(self.goals)
+
+    @property
+    def messages(self) -> NDArray[np.float32]:
+        """(N, width) float32, what each robot sent after its last decision; zeros before the first."""
+        return self._messages if self._captured is None else self._captured.messages
+
+    @messages.setter
+    def messages(self, messages: NDArray[np.float32]) -> None:
+        self._messages = messages
+        if self._captured is not None and len(messages) == self._captured.shape[0]:
+            self._captured.set_messages(messages)
+        else:
+            self._captured = None
 
     @property
     def priorities(self) -> NDArray[np.float64]:
@@ -169,6 +184,11 @@ class SparcPolicy:
         self.goals = np.array(goals, np.int32)
         self.distances = distance_fields(self._grid, self.goals) if distances is None else distances
         self._owns_distances = distances is None
+        if self._captured is not None and self._captured.shape == self.distances.shape:
+            self._captured.set_map(self._grid)
+            self._captured.set_distances(self.distances)
+        else:
+            self._captured = None
         self.messages = np.zeros((robots, self.config.width), np.float32)
         self.history = np.full((robots, self.config.history), NO_ACTION, np.int64)
         self._fraction = Priorities(robots, seed).values
@@ -197,6 +217,8 @@ class SparcPolicy:
             self.distances = self.distances.copy()  # the caller's array stays as it is
             self._owns_distances = True
         self.distances[whose] = fields
+        if self._captured is not None:
+            self._captured.set_distances(fields, whose)
 
     def change_map(self, grid: NDArray[np.bool_], distances: NDArray[np.int16]) -> None:
         """Take over obstacles that came or went, and the path distances that follow; nothing else is forgotten.
@@ -207,6 +229,9 @@ class SparcPolicy:
         """
         self._grid = np.ascontiguousarray(grid, np.bool_)
         self.distances = distances
+        if self._captured is not None:
+            self._captured.set_map(self._grid)
+            self._captured.set_distances(distances)
 
     def add_robots(self, goals: NDArray[np.integer], *, seed: int = 0) -> None:
         """Take robots into the fleet, after the present ones: goals (M, 2)."""
@@ -256,6 +281,10 @@ class SparcPolicy:
             ValueError: `reset` was not called, or the cells do not fit it.
         """
         cells = self._accept(cells, last_actions)
+        if self._device.type == 'cuda' and self.backend == 'torch' and not need_attention:
+            if self._captured is None:
+                self._captured = CapturedDecision(self.network, self._map, self.distances, self._messages)
+            return self._captured.step(cells, self.goals, self.priorities, self.history)
         seen = observe(
             self._map, cells, self.goals, self.distances, self.priorities, self.history, self.config.field_of_view
         )

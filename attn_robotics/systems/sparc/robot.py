@@ -45,6 +45,7 @@ class RobotConfig:
         patience_s: it goes on at the latest after this time [s], as one that stays.
         lost_s: a robot that is silent for this long is an obstacle [s of wall time, since that is what radios take].
         start_s: how long to wait at first for robots that were never heard [s of wall time].
+        stray_cells: it waits while it is reported farther than this from every cell that is its own [cells].
         guard_m: never drive towards a robot that is seen nearer than this, centre to centre [m].
         seed: of priorities and random ties; must be the same on all robots.
     """
@@ -55,6 +56,7 @@ class RobotConfig:
     patience_s: float = 1.5
     lost_s: float = 3.0
     start_s: float = 30.0
+    stray_cells: float = 1.25
     guard_m: float = 0.75
     seed: int = 0
 
@@ -210,6 +212,16 @@ class RobotAgent:
             return 0.0, 0.0
         route = self.frame.to_xy(self._graph.routes()[[self._place]])
         linear, angular = self._controller.step(np.array([self.pose]), route, dt_s)
+        away = float(np.linalg.norm(route[0] - self.pose[:2], axis=-1).min()) / self.frame.resolution
+        if away > self.config.stray_cells:
+            row, column = self.frame.to_cell(np.array(self.pose[:2])).tolist()
+            self.mismatch = (
+                f'{self.name} is reported at ({row}, {column}), {away:.1f} cells from its way: waits; correct its '
+                'localisation or bring it back'
+            )
+            return 0.0, 0.0
+        if 'from its way' in self.mismatch:
+            self.mismatch = ''
         if linear[0] > 0 and self._somebody_ahead():
             return 0.0, float(angular[0])
         return float(linear[0]), float(angular[0])
@@ -243,6 +255,11 @@ class RobotAgent:
     def planned(self) -> Cell | None:
         """Own planned cell."""
         return None if self.note is None else self.note.cell
+
+    @property
+    def next_cell(self) -> Cell | None:
+        """The cell it may enter now, or stands in; None before it takes part."""
+        return None if self._graph is None else self._graph.target(self._place)
 
     @property
     def percentiles_ms(self) -> tuple[float, float]:

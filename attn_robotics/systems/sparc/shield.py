@@ -20,10 +20,13 @@ from attn_robotics.systems.sparc.pibt import (
     NOBODY,
     UNDECIDED,
     count_hindered,
+    mix_preferences,
     plan_moves,
     rank_actions,
     seed_state,
 )
+from attn_robotics.systems.sparc.progress import Progress
+from attn_robotics.systems.sparc.rescue import Rescue
 
 
 class ShieldError(ValueError):
@@ -34,20 +37,23 @@ class ShieldError(ValueError):
 class ShieldConfig:
     """How preferences become moves.
 
-    `decide` mixes a policy with path distances: a robot follows `log p + temperature * noise + distance_weight * steps
-    gained` where its policy is sure, and path distance alone (that is, plain PIBT) where the policy's best action has a
-    probability below `confidence`. With Gumbel noise and temperature 1 the order is a draw from the policy without
-    replacement; at 0 it is always the same, which livelocks more easily.
+    `decide` mixes a policy with path distances: a robot follows `log p + temperature * noise + distance_weight * way`
+    where its policy is sure, and its way alone (that is, PIBT) where the policy's best action has a probability below
+    `confidence`. Its *way* is the steps gained towards the goal less what hinders neighbours. With Gumbel noise and
+    temperature 1 the order is a draw from the policy without replacement; at 0 it is always the same, which livelocks
+    more easily. `longest_first` is a rule of `progress`, `rescue_after` one of `rescue`.
     """
 
     swap: bool = True  # change places in corridors (needs distances)
     allow_rotation: bool = True  # rings of robots may advance together; off for wheels, which can't start all at once
-    distance_weight: float = 1.0  # nats per step gained towards the goal
+    distance_weight: float = 5.0  # nats per step gained towards the goal
     temperature: float = 1.0  # of the drawn preference order
-    # Nats per neighbour in whose way an action ends. Settles ties of path distance: with it PIBT with swap needs 7 %
+    # Steps per neighbour in whose way an action ends. Settles ties of path distance: with it PIBT with swap needs 7 %
     # fewer steps (128 robots, 40x40, 30 %), whatever the value between 0.02 and 0.3.
     hindrance: float = 0.1
     confidence: float = 0.4  # least probability of the best action for the policy to be heard
+    longest_first: bool = True  # among robots that have waited equally long, the longest way goes first
+    rescue_after: int = 40  # steps without progress after which neighbours search a way out together; 0 for never
 
     def __post_init__(self) -> None:
         for name in ('distance_weight', 'temperature', 'hindrance'):
@@ -55,6 +61,8 @@ class ShieldConfig:
                 raise ShieldError(f'{name} must be finite and at least 0, got {getattr(self, name)}')
         if not 0 <= self.confidence <= 1:
             raise ShieldError(f'confidence must lie in 0..1, got {self.confidence}')
+        if self.rescue_after < 0:
+            raise ShieldError(f'rescue_after must be at least 0, got {self.rescue_after}')
 
 
 class Priorities:
@@ -95,6 +103,8 @@ class Shield:
         self._near = neighbours(grid)
         self._owner = np.full(grid.size, NOBODY, np.int32)
         self._next_owner = np.full(grid.size, NOBODY, np.int32)
+        self._progress = Progress()
+        self._rescue = Rescue(self._near)
 
     def resolve(
         self,
@@ -131,44 +141,14 @@ class Shield:
         """
         swap = self.config.swap if swap is None else swap
         allow_rotation = self.config.allow_rotation if allow_rotation is None else allow_rotation
-        robots = len(cells)
         flat = self._flat(cells, 'cell')
-        if preferences.shape != (robots, ACTIONS):
-            raise ShieldError(f'preferences must be ({robots}, {ACTIONS}) for {robots} robots, got {preferences.shape}')
-        if priorities.shape != (robots,):
-            raise ShieldError(f'priorities must be ({robots},) for {robots} robots, got {priorities.shape}')
-        if frozen is not None and (frozen.shape != (robots,) or frozen.dtype != np.bool_):
-            raise ShieldError(f'frozen must be ({robots},) booleans, got {frozen.dtype} with shape {frozen.shape}')
         if swap:
             if goals is None or distances is None:
                 raise ShieldError('the swap rule needs goals and distances; pass both or swap=False')
-            if distances.shape != (robots, *self.shape) or distances.dtype != np.int16:
-                raise ShieldError(
-                    f'distances must be int16 {(robots, *self.shape)}, got {distances.dtype} {distances.shape}'
-                )
-            flat_goals = self._flat(goals, 'goal')
-            fields = np.ascontiguousarray(distances).reshape(robots, -1)
+            flat_goals, fields = self._flat(goals, 'goal'), self._fields(distances, len(cells))
         else:
             flat_goals, fields = np.empty(0, np.int32), np.empty((0, 0), np.int16)
-        actions = np.full(robots, STAY, np.int8)
-        culprit = decide_moves(
-            self._near,
-            flat,
-            flat_goals,
-            fields,
-            np.ascontiguousarray(preferences, np.float32),
-            np.ascontiguousarray(priorities, np.float64),
-            np.zeros(robots, np.bool_) if frozen is None else frozen,
-            swap,
-            allow_rotation,
-            int(rng.integers(1 << 62)),
-            self._owner,
-            self._next_owner,
-            actions,
-        )
-        if culprit >= 0:
-            self._explain(culprit, cells, preferences, priorities)
-        return actions
+        return self._move(flat, flat_goals, fields, preferences, priorities, rng, frozen, None, swap, allow_rotation)
 
     def decide(
         self,
@@ -182,6 +162,8 @@ class Shield:
         frozen: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.int8]:
         """Choose the joint move that ships: policy mixed with path distance (`ShieldConfig`), then `resolve`.
+
+        Keeps account of every robot's progress: call it once a step, always with the same fleet.
 
         Args:
             cells: (N, 2) rows and columns.
@@ -197,15 +179,54 @@ class Shield:
         """
         if log_probs.shape != (len(cells), ACTIONS):
             raise ShieldError(f'log-probabilities must be ({len(cells)}, {ACTIONS}), got {log_probs.shape}')
-        gained = self.steps_gained(cells, distances)
-        hindered = self.config.hindrance * self.hindered(cells, distances) if self.config.hindrance else 0.0
-        sure = log_probs.max(axis=1, keepdims=True) >= np.log(max(self.config.confidence, 1e-12))
-        followed = log_probs + self.config.distance_weight * gained - hindered
-        if self.config.temperature:
-            followed = followed + self.config.temperature * rng.gumbel(size=followed.shape)
-        # NaN compares false: keep it, so that `resolve` refuses it instead of falling back.
-        mixed = np.where(sure | np.isnan(log_probs), followed, gained - hindered)
-        return self.resolve(cells, mixed, priorities, rng=rng, goals=goals, distances=distances, frozen=frozen)
+        config, robots = self.config, len(cells)
+        flat, flat_goals = self._flat(cells, 'cell'), self._flat(goals, 'goal')
+        fields = self._fields(distances, robots)
+        self._progress.update(flat, flat_goals, fields)
+        hindered = np.zeros((robots, ACTIONS), np.float32)
+        if config.hindrance:
+            count_hindered(self._near, flat, fields, self._owner, hindered)
+        preferences = np.empty((robots, ACTIONS), np.float32)
+        mix_preferences(
+            self._near,
+            flat,
+            fields,
+            np.ascontiguousarray(log_probs, np.float32),
+            hindered,
+            config.distance_weight,
+            config.temperature,
+            config.hindrance,
+            float(np.log(max(config.confidence, 1e-12))),
+            int(rng.integers(1 << 62)),
+            preferences,
+        )
+        if config.longest_first and priorities.shape == (robots,):
+            priorities = self._progress.longest_first(np.asarray(priorities, np.float64))
+        fixed = None
+        if config.rescue_after and config.swap:
+            fixed = self._rescue.plan(
+                flat,
+                flat_goals,
+                fields,
+                self._progress.stuck,
+                self._progress.nearest,
+                config.rescue_after,
+                frozen,
+                allow_rotation=config.allow_rotation,
+                seed=int(rng.integers(1 << 62)),
+            )
+        return self._move(
+            flat,
+            flat_goals,
+            fields,
+            preferences,
+            priorities,
+            rng,
+            frozen,
+            fixed,
+            config.swap,
+            config.allow_rotation,
+        )
 
     def steps_gained(self, cells: NDArray[np.integer], distances: NDArray[np.int16]) -> NDArray[np.float32]:
         """How much nearer each action brings each robot to its goal.
@@ -239,6 +260,57 @@ class Shield:
         count_hindered(self._near, self._flat(cells, 'cell'), fields, self._owner, hindered)
         return hindered
 
+    def _move(
+        self,
+        cells: NDArray[np.int32],
+        goals: NDArray[np.int32],
+        fields: NDArray[np.int16],
+        preferences: NDArray[np.floating],
+        priorities: NDArray[np.floating],
+        rng: np.random.Generator,
+        frozen: NDArray[np.bool_] | None,
+        fixed: NDArray[np.int32] | None,
+        swap: bool,
+        allow_rotation: bool,
+    ) -> NDArray[np.int8]:
+        """Check and decide, cells and goals flat; `fixed` (N,) holds next cells that are decided, else UNDECIDED."""
+        robots = len(cells)
+        if preferences.shape != (robots, ACTIONS):
+            raise ShieldError(f'preferences must be ({robots}, {ACTIONS}) for {robots} robots, got {preferences.shape}')
+        if priorities.shape != (robots,):
+            raise ShieldError(f'priorities must be ({robots},) for {robots} robots, got {priorities.shape}')
+        if frozen is not None and (frozen.shape != (robots,) or frozen.dtype != np.bool_):
+            raise ShieldError(f'frozen must be ({robots},) booleans, got {frozen.dtype} with shape {frozen.shape}')
+        target = np.full(robots, UNDECIDED, np.int32) if fixed is None else fixed
+        if frozen is not None:
+            target = np.where(frozen, cells, target)
+        actions = np.full(robots, STAY, np.int8)
+        culprit = decide_moves(
+            self._near,
+            cells,
+            goals,
+            fields,
+            np.ascontiguousarray(preferences, np.float32),
+            np.ascontiguousarray(priorities, np.float64),
+            target,
+            swap,
+            allow_rotation,
+            int(rng.integers(1 << 62)),
+            self._owner,
+            self._next_owner,
+            actions,
+        )
+        if culprit >= 0:
+            self._explain(culprit, cells, preferences, priorities)
+        return actions
+
+    def _fields(self, distances: NDArray[np.int16], robots: int) -> NDArray[np.int16]:
+        if distances.shape != (robots, *self.shape) or distances.dtype != np.int16:
+            raise ShieldError(
+                f'distances must be int16 {(robots, *self.shape)}, got {distances.dtype} {distances.shape}'
+            )
+        return np.ascontiguousarray(distances).reshape(robots, -1)
+
     def _flat(self, cells: NDArray[np.integer], what: str) -> NDArray[np.int32]:
         if cells.ndim != 2 or cells.shape[1] != 2:
             raise ShieldError(f'{what}s must be (N, 2) rows and columns, got {cells.shape}')
@@ -255,14 +327,14 @@ class Shield:
     def _explain(
         self,
         robot: int,
-        cells: NDArray[np.integer],
+        cells: NDArray[np.int32],
         preferences: NDArray[np.floating],
         priorities: NDArray[np.floating],
     ) -> None:
-        place = tuple(cells[robot].tolist())
+        place = divmod(int(cells[robot]), self.shape[1])
         if np.isnan(preferences[robot]).any() or np.isnan(priorities[robot]):
             raise ShieldError(f'preferences of robot {robot} hold NaN; check the policy that produced them')
-        if self._near[place[0] * self.shape[1] + place[1], STAY] < 0:
+        if self._near[cells[robot], STAY] < 0:
             raise ShieldError(f'robot {robot} at {place} is inside an obstacle; correct the map or its position')
         raise ShieldError(
             f'robot {robot} at {place} shares its cell with another robot; correct the reported positions'
@@ -277,7 +349,7 @@ def decide_moves(
     distances: NDArray[np.int16],
     preferences: NDArray[np.float32],
     priorities: NDArray[np.float64],
-    frozen: NDArray[np.bool_],
+    fixed: NDArray[np.int32],
     swap: bool,
     allow_rotation: bool,
     seed: int,
@@ -294,7 +366,7 @@ def decide_moves(
         distances: (N, H * W), read if `swap`.
         preferences: (N, 5).
         priorities: (N,).
-        frozen: (N,).
+        fixed: (N,) next cells decided beforehand, UNDECIDED for the others.
         swap: use the swap rule.
         allow_rotation: let rings advance.
         seed: of the random ties.
@@ -321,11 +393,10 @@ def decide_moves(
         owner[cell] = robot
         placed += 1
     if culprit < 0:
-        target = np.full(robots, UNDECIDED, np.int32)
+        target = fixed.copy()
         for robot in range(robots):
-            if frozen[robot]:
-                target[robot] = cells[robot]
-                next_owner[cells[robot]] = robot
+            if target[robot] != UNDECIDED:
+                next_owner[target[robot]] = robot
         order = np.empty((robots, ACTIONS), np.int8)
         counts = np.empty(robots, np.int8)
         rank_actions(near, cells, preferences, seed_state(seed), order, counts)

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 
 from attn_robotics.simulation.errors import WorldError
 from attn_robotics.simulation.instances import Instance, random_instance
+from attn_robotics.systems.sparc.maps import FAMILIES
 
 # Sets drawn once by an independent generator, see benchmarks/make_instances.py.
 SHIPPED = Path(__file__).parent / 'instances'
 
 ABLATION = ('rmha', 'content_only', 'no_comm', 'rmha_shield', 'content_only_shield', 'no_comm_shield')
-LOCAL = ('pibt', 'pibt_swap', 'pibt_swap_hindrance')
+LOCAL = ('pibt', 'pibt_swap', 'pibt_swap_hindrance', 'shield_only')
 SEARCH = ('lacam', 'lacam_refined')
-PAPER = ('shipped', 'rmha', 'rmha_shield', 'content_only', 'no_comm', 'independent', 'prioritised', *LOCAL, *SEARCH)
+LEARNED = ('shipped', 'rmha', 'rmha_shield', 'rmha_all_stay')
+PAPER = (*LEARNED, 'content_only', 'no_comm', 'independent', 'prioritised', *LOCAL, *SEARCH)
 SCALE = ('shipped', 'rmha', *LOCAL, *SEARCH)
 
 
@@ -183,7 +185,8 @@ def build(
     """The cases of a suite, on the frozen sets that ship and otherwise on drawn instances.
 
     Args:
-        suite: 'paper' (128 robots, three densities), 'scale' (8 to 1024 robots) or 'ablation' (communication).
+        suite: 'paper' (128 robots, three densities, and structured maps), 'scale' (8 to 1024 robots) or 'ablation'
+            (communication).
         seeds: instances of each case; None for 0..99, or what the frozen set holds, or 0..9 if `quick`.
         quick: small fleets and maps of the same kind, for a look within a minute or two.
         methods: run these in place of the suite's own.
@@ -197,7 +200,9 @@ def build(
         fleets = [(n, 40) for n in ((8, 32, 128) if quick else (8, 16, 32, 64, 128, 192, 256))]
         shapes = [(robots, size, 0.3, 256) for robots, size in fleets]
         if not quick:
-            shapes.append((1024, 113, 0.3, 768))
+            sparse = [(64, 40, 256), (256, 40, 256), (1024, 113, 768)]
+            open_maps = [(robots, size, density, steps) for robots, size, steps in sparse for density in (0.0, 0.15)]
+            shapes = [*open_maps, *shapes, (1024, 113, 0.3, 768)]
         names = SCALE
     elif suite == 'ablation':
         shapes = [(robots, 40, 0.3, 256) for robots in ((32,) if quick else (64, 128))]
@@ -212,4 +217,11 @@ def build(
             chosen = tuple(range(100)) if frozen is None else tuple(int(seed) for seed in frozen.seeds)
             chosen = chosen[:10] if quick else chosen
         cases.append(Case(robots, size, density, chosen, tuple(methods or names), steps, frozen))
+    if suite == 'paper':
+        for family in FAMILIES:
+            frozen = load(SHIPPED / f'{family}_32.npz')
+            chosen = seeds or tuple(int(seed) for seed in frozen.seeds[: 10 if quick else None])
+            size = int(frozen.grid.shape[-1])
+            robots = frozen.starts.shape[1]
+            cases.append(Case(robots, size, 0.0, chosen, tuple(methods or names), 256, frozen, family))
     return cases

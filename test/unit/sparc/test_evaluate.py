@@ -194,7 +194,10 @@ def test_the_wilson_interval_has_its_textbook_values_and_rows_their_targets():
 def test_suites_hold_the_cases_of_the_results_table():
     names = [case.name for case in suites.build('scale', (0,), drawn=True)]
     assert names[-2:] == ['256x40/0.30', '1024x113/0.30']
-    assert [case.name for case in suites.build('paper')] == ['128x40/0.00', '128x40/0.15', '128x40/0.30']
+    assert [case.name for case in suites.build('paper')] == [
+        *('128x40/0.00', '128x40/0.15', '128x40/0.30'),
+        *('32x38/warehouse', '32x50/corridor', '32x40/lanes'),
+    ]
     assert suites.build('scale', (0,), drawn=True)[-1].steps == 768
 
 

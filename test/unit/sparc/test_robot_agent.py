@@ -168,6 +168,20 @@ def test_a_robot_that_stands_where_none_can_says_so_and_waits(xy, words) -> None
     assert agent.advance(1.0, 1.0) == () and words in agent.mismatch and agent.outgoing() == []
 
 
+def test_a_robot_that_is_reported_far_from_its_way_waits_and_says_so() -> None:
+    street = Street(random_instance(10, 0.0, 3, seed=1))
+    for _ in range(20):
+        street.spin()
+    agent = street.agents['robot_0']
+    assert agent.mismatch == ''
+    agent.pose = (-30.0, 4.0, 0.0)
+    assert agent.velocities(DT_S) == (0.0, 0.0)
+    assert 'cells from its way' in agent.mismatch
+    street.spin()
+    agent.velocities(DT_S)
+    assert agent.mismatch == ''
+
+
 def test_notes_that_cannot_be_are_refused_with_one_line() -> None:
     street = Street(random_instance(8, 0.0, 2, seed=0))
     street.spin()

@@ -195,7 +195,7 @@ def test_an_unsure_policy_falls_back_to_path_distance():
     distances = distance_fields(grid, goals)
     unsure = np.log(np.array([[0.2, 0.2, 0.2, 0.1, 0.3]]))
     sure = np.log(np.array([[0.01, 0.01, 0.01, 0.01, 0.96]]))
-    shield = Shield(grid, ShieldConfig(temperature=0.0))
+    shield = Shield(grid, ShieldConfig(temperature=0.0, distance_weight=1.0))
     for log_probs, expected in ((unsure, RIGHT), (sure, STAY)):
         actions = shield.decide(cells, log_probs, np.zeros(1), goals, distances, rng=np.random.default_rng(0))
         assert actions.tolist() == [expected]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attn_robotics.simulation.grid import GridFrame, parse_grid
-from attn_robotics.systems.sparc.fleet import ARRIVED, LOST, Fleet, FleetConfig, FleetError
+from attn_robotics.systems.sparc.fleet import ARRIVED, BLOCKED, LOST, Fleet, FleetConfig, FleetError
 
 TICK_S = 0.1
 
@@ -138,3 +138,29 @@ def test_bad_goals_are_one_line(goal, words):
     with pytest.raises(FleetError, match=words) as caught:
         run.fleet.set_goal(0, np.array(goal))
     assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('place', 'words'),
+    [((2, 3), 'is reported at (2, 3), the cell of robot_B'), ((40, 2), 'is reported at (40, 2), ')],
+    ids=['in the cell of another robot', 'off the grid'],
+)
+def test_a_robot_reported_where_it_can_not_be_stops_and_the_others_go_on(place, words):
+    run = Run(RING + 'C.......c')
+    run.spin(1.0)
+    where = run.fleet.planned()[2].copy()
+    for _ in range(200):
+        run.now_s += TICK_S
+        for robot in range(3):
+            x, y = run.frame.to_xy(np.array(place) if robot == 2 else run.cells[robot])
+            run.fleet.observe(robot, (float(x), float(y), 0.0), run.now_s)
+        run.notes += run.fleet.advance(run.now_s)
+        if run.fleet.is_due(run.now_s):
+            run.fleet.decide(run.now_s)
+        run.cells[:2] = run.fleet._graph.targets()[:2]
+        assert len(np.unique(run.cells, axis=0)) == 3
+    assert sum(words in note for note in run.notes) == 1, run.notes
+    assert run.fleet.velocities(TICK_S)[0][2] == 0
+    assert np.abs(run.fleet.planned()[2] - where).sum() <= 3, 'no more than what it was driving already'
+    assert run.fleet.states()[0] == ARRIVED
+    assert run.fleet.states()[2] == BLOCKED
