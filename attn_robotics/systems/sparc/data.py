@@ -331,6 +331,18 @@ def renew_fleets(
         world.idle[fleet] = 0
 
 
+@njit(cache=True, nogil=True)
+def pack_fleets(world: Fleets, canvas: int, packed: NDArray[np.int16]) -> None:
+    """Write rows and columns of cells and goals, then the history, of every robot: packed (A, 4 + h)."""
+    for slot in range(world.cells.shape[0]):
+        packed[slot, 0] = world.cells[slot] // canvas
+        packed[slot, 1] = world.cells[slot] % canvas
+        packed[slot, 2] = world.goals[slot] // canvas
+        packed[slot, 3] = world.goals[slot] % canvas
+        for age in range(world.history.shape[1]):
+            packed[slot, 4 + age] = world.history[slot, age]
+
+
 class FleetWorlds:
     """Fleets of several sizes, stepped together.
 
@@ -430,6 +442,9 @@ class FleetWorlds:
         return self.state.actions
 
     def _share(self, work: Callable[..., None], shares: list[NDArray[np.int64]], *arguments: object) -> None:
+        if len(shares) == 1:
+            work(shares[0], self.state, *arguments)
+            return
         for job in [self._pool.submit(work, share, self.state, *arguments) for share in shares]:
             job.result()
 

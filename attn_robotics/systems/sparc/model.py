@@ -237,7 +237,8 @@ class SparcNetwork(nn.Module):
             heard = offset.abs().sum(-1) <= self.config.mask_radius
         else:
             heard = offset.square().sum(-1) <= self.config.mask_radius**2
-        return torch.where(heard, self.relation(offset), -1)
+        rows: Tensor = self.relation(offset)
+        return rows.masked_fill(~heard, -1)
 
     def encode(
         self, image: Tensor, vector: Tensor, state: tuple[Tensor, Tensor] | None = None

@@ -132,7 +132,7 @@ def observe_batch(
     history: Tensor,
     field_of_view: int,
 ) -> tuple[Tensor, Tensor]:
-    """The same observations for many fleets at once, on the tensors' device.
+    """The same observations for many fleets at once, on the tensors' device; fit to be captured as a CUDA graph.
 
     Robots come in B rows of S slots; a row may hold several fleets, told apart by `fleet`.
 
@@ -161,11 +161,11 @@ def observe_batch(
     of_fleet = (fleet[..., None, None] * (height * width) + flat).flatten()
     wall = grids.flatten()[of_fleet].view_as(flat) | ~inside
     path = distances.flatten(2).gather(2, flat.flatten(2)).view_as(flat)
-    path = torch.where(wall, UNREACHABLE, path)
+    path = path.masked_fill(wall, UNREACHABLE)
 
     occupied = torch.zeros(grids.numel(), dtype=torch.bool, device=cells.device)
     here = fleet * (height * width) + cells[..., 0] * width + cells[..., 1]
-    occupied[here.flatten()] = True
+    occupied.scatter_(0, here.flatten(), True)
     others = occupied[of_fleet].view_as(flat) & inside
     others = others[..., 1:-1, 1:-1].clone()
     others[..., reach, reach] = False
@@ -180,7 +180,7 @@ def observe_batch(
     toward = (goals[:, None] - cells[:, :, None]).clamp(-reach, reach) + reach
     spot = toward[..., 0] * field_of_view + toward[..., 1]  # (B, S, S)
     # Unseen robots write into one spare pixel that is cut off again.
-    spot = torch.where(seen, spot, field_of_view**2)
+    spot = spot.masked_fill(~seen, field_of_view**2)
     goals_seen = torch.zeros(batch, slots, field_of_view**2 + 1, dtype=torch.bool, device=cells.device)
     goals_seen.scatter_(2, spot, True)
     side = (field_of_view, field_of_view)
@@ -197,7 +197,7 @@ def observe_batch(
 
     straight = to_goal.float().square().sum(-1).sqrt()
     length = path[..., ring, ring].float()
-    length = torch.where(length >= UNREACHABLE, FAR, length)
+    length = length.masked_fill(length >= UNREACHABLE, FAR)
     own = torch.stack(
         [
             to_goal[..., 0] / straight.clamp(min=1.0),

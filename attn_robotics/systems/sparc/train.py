@@ -1,8 +1,9 @@
 """Train the SPARC network: `python -m attn_robotics.systems.sparc.train --help`.
 
 Behaviour cloning first (the expert drives), then DAgger: the policy drives under the rules it is used with, and the
-expert says in every state what it would have done. The rollout is the training pass: fleets advance step by step, the
-loss of a window of steps is sent back through the messages (truncated back-propagation), nothing is stored. MAPPO
+expert says in every state what it would have done. Fleets advance a window of steps; the window is decided
+again with gradients, and its loss is sent back through the messages (truncated back-propagation). Both are captured as
+CUDA graphs, since they would otherwise be bound by launching small kernels. MAPPO
 (`reinforce`) goes on from there.
 """
 
@@ -12,7 +13,9 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +28,13 @@ from tqdm import tqdm
 
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
-from attn_robotics.systems.sparc.lanes import Lane, forward, gumbel_like
+from attn_robotics.systems.sparc.lanes import Lane, Window
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.reinforce import Reinforcer
 from attn_robotics.systems.sparc.validation import RULE_NAMES, print_table
 from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, read_facts, save_checkpoint
 from attn_robotics.training.curves import Curves
+from attn_robotics.training.graphs import Replayed
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
 # How often a new episode is driven by each rule once the policy drives (DAgger).
@@ -58,12 +62,13 @@ class Trainer:
 
     Args:
         config: network.
-        rows: rows of 128 robots per lane; two lanes take turns, so that CPU and GPU work at once.
+        rows: rows of 128 robots per lane.
         window: steps between updates, through which gradients flow.
         seed: of everything.
         device: torch device.
         threads: CPU threads for worlds and expert.
         peak_rate: highest learning rate.
+        lanes: sets of worlds that are played at the same time, so that CPU and GPU both have work.
     """
 
     def __init__(
@@ -76,13 +81,21 @@ class Trainer:
         device: torch.device,
         threads: int,
         peak_rate: float,
+        lanes: int = 2,
     ) -> None:
         if config.recurrent:
             raise ValueError('training keeps no LSTM state yet; set recurrent to False')
         torch.manual_seed(seed)
         self.network = SparcNetwork(config).to(device)
+        on_gpu = device.type == 'cuda'
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=peak_rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=1e-4
+            self.network.parameters(),
+            lr=torch.tensor(peak_rate, device=device) if on_gpu else peak_rate,  # a captured graph reads it anew
+            betas=(0.9, 0.98),
+            eps=1e-8,
+            weight_decay=1e-4,
+            fused=on_gpu,
+            capturable=on_gpu,
         )
         self.window = window
         self.peak_rate = peak_rate
@@ -90,41 +103,49 @@ class Trainer:
         self.rng = np.random.default_rng(seed)
         self.lanes = [
             Lane(FleetWorlds(team_mix(rows), seed=seed + lane, threads=threads, history=config.history), device)
-            for lane in range(2)
+            for lane in range(lanes)
         ]
         self.step = 0
         self.robot_steps = 0
         self.dagger = False
         self.drivers = DRIVERS
         self.solved: dict[str, list[float]] = defaultdict(list)
-        self._background = ThreadPoolExecutor(1)
+        # Everything of one training happens on one stream, so that several trainings can share a GPU.
+        self._stream = torch.cuda.Stream(device) if on_gpu else None
+        self._pool = ThreadPoolExecutor(lanes)
+        self._learn = Replayed(self._learn_once, device)
+        self._figures = torch.zeros(2, device=device)
         for lane in self.lanes:
             # Episodes in different phases from the first update on.
             lane.worlds.state.steps[:] = self.rng.integers(0, 128, len(lane.worlds.state.steps))
+        self.windows = [Window(self.network, lane, window, seed + index) for index, lane in enumerate(self.lanes)]
+        if on_gpu:
+            torch.cuda.synchronize(device)  # what was made on the default stream is used on another
 
-    def _start(self, lane: Lane) -> None:
-        lane.labels = self._background.submit(lane.worlds.label)
-        log_probs = forward(self.network, lane)
-        noisy = log_probs.detach() + lane.temperature * gumbel_like(log_probs)
-        lane.preferences = noisy
-        lane.losses.append(log_probs)
+    @contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Work on this training's stream inside."""
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            yield
 
-    def _finish(self, lane: Lane) -> None:
-        assert lane.labels is not None and lane.preferences is not None
-        worlds = lane.worlds
-        labels = lane.labels.result()
-        target = torch.from_numpy(labels).to(self.device)
-        log_probs = lane.losses.pop()
-        lane.losses.append(-log_probs.gather(1, target[:, None]).mean())
-        lane.hits.append((log_probs.detach().argmax(1) == target).float().mean())
-        worlds.step(lane.preferences.cpu().numpy())
-        self.robot_steps += worlds.robots
-        self.renew(lane)
+    def _play(self, window: Window) -> None:
+        with self.on_stream():
+            window.play()
 
-    def renew(self, lane: Lane) -> None:
-        """Book the fleets whose episodes are over, and give them new problems."""
+    def _learn_once(self) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        # One block of mixed precision: weights are cast once a window, not once a step.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda'):
+            figures = torch.stack([torch.stack(window.replay()) for window in self.windows]).mean(0)
+        figures[0].backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self._figures.copy_(figures.detach())
+
+    def renew(self, lane: Lane, solved: NDArray[np.bool_] | None = None) -> None:
+        """Book the fleets whose episodes are over, and give them new problems; solved: (F,), read off when None."""
         state = lane.worlds.state
-        done = state.arrived == state.size
+        done = state.arrived == state.size if solved is None else solved
         over = np.flatnonzero(done | (state.steps >= EPISODE_STEPS) | (state.idle >= STUCK_STEPS))
         if len(over):
             for fleet in over:
@@ -140,44 +161,53 @@ class Trainer:
         # The shield is mostly used with the policy's own order, the bare rule always draws.
         cool = (lane.worlds.state.rule != ONE_WINNER) & (np.arange(len(lane.worlds.state.rule)) % 2 == 0)
         heat = np.where(cool, 0.1, 1.0).astype(np.float32)
-        lane.temperature = torch.from_numpy(heat[lane.worlds.fleet][:, None]).to(self.device)
+        lane.temperature.copy_(torch.from_numpy(heat[lane.worlds.fleet][:, None]))
 
     def begin_dagger(self) -> None:
         """Let the policy drive from now on."""
         self.dagger = True
-        for lane in self.lanes:
-            self._assign(lane, np.arange(len(lane.worlds.state.rule)))
+        with self.on_stream():
+            for lane in self.lanes:
+                self._assign(lane, np.arange(len(lane.worlds.state.rule)))
 
     def update(self, rate: float) -> tuple[float, float]:
         """One window of steps and one optimiser step; returns loss and agreement with the expert."""
-        for lane in self.lanes:
-            lane.message = None if lane.message is None else lane.message.detach()
-            lane.losses, lane.hits = [], []
-        first, second = self.lanes
-        self._start(first)
-        for index in range(self.window):
-            self._start(second)
-            self._finish(first)
-            if index + 1 < self.window:
-                self._start(first)
-            self._finish(second)
-        loss = torch.stack(first.losses + second.losses).mean()
-        self.descend(loss, rate)
-        return float(loss.detach()), float(torch.stack(first.hits + second.hits).mean())
+        # Nothing else may use the stream while graphs are captured.
+        alone = len(self.windows) == 1 or not all(window.is_settled for window in self.windows)
+        if alone:
+            for window in self.windows:
+                self._play(window)
+        else:
+            list(self._pool.map(self._play, self.windows))
+        with self.on_stream():
+            self._set_rate(rate)
+            self._learn()
+            for window in self.windows:
+                self.robot_steps += self.window * window.lane.worlds.robots
+                self.renew(window.lane, window.solved)
+            loss, agreement = self._figures.tolist()
+        self.step += 1
+        return loss, agreement
 
     def close(self) -> None:
         """Stop the threads."""
-        self._background.shutdown()
+        self._pool.shutdown()
         for lane in self.lanes:
             lane.worlds.close()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimiser.param_groups:
+            if isinstance(group['lr'], Tensor):
+                group['lr'].fill_(rate)
+            else:
+                group['lr'] = rate
 
     def descend(self, loss: Tensor, rate: float) -> None:
         """One optimiser step with clipped gradients."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        for group in self.optimiser.param_groups:
-            group['lr'] = rate
+        self._set_rate(rate)
         self.optimiser.step()
         self.step += 1
 
@@ -225,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     preset = {'default': SparcConfig, 'small': SparcConfig.small, 'paper': SparcConfig.paper}[options.preset]
-    config = replace(preset(), **_settings(options.set))
+    config = replace(preset(), **parse_settings(options.set))
     if options.resume:  # a checkpoint knows its network
         config = SparcConfig.from_dict(read_facts(options.resume)['config'])
     device = torch.device(options.device)
@@ -315,7 +345,7 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """Parse NAME=VALUE pairs into the types of `SparcConfig`."""
     known = SparcConfig().to_dict()
     chosen: dict[str, Any] = {}

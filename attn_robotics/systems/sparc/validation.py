@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attn_robotics.simulation.instances import Instance, random_instance
 from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
@@ -23,6 +25,53 @@ def _instance(side: int, density: float, robots: int, seed: int) -> Instance:
 
 
 @torch.no_grad()
+def run_instances(
+    network: SparcNetwork,
+    device: torch.device,
+    instances: Sequence[Instance],
+    *,
+    rule: int,
+    temperature: float = 1.0,
+    distance_weight: float = 0.0,
+    steps: int = 256,
+    seed: int = 0,
+    threads: int = 1,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Play all instances (one team size, square maps of one side) at once by one rule of `data`.
+
+    Returns:
+        (K,) steps until every robot stood on its goal, -1 where that never happened; (K,) share of robots on their
+        goals when the run ended.
+    """
+    robots, side = instances[0].robots, len(instances[0].grid)
+    per_row = max(1, 128 // robots)
+    rows = -(-len(instances) // per_row)
+    mix = [TeamMix(robots, rows, (side, side), (0.0, 0.0))]
+    worlds = FleetWorlds(
+        mix, seed=seed, canvas=side, row_slots=per_row * robots, threads=threads, history=network.config.history
+    )
+    for fleet, instance in enumerate(instances):
+        worlds.load(fleet, instance.grid, instance.starts, instance.goals)
+    worlds.state.rule[:] = rule
+    lane = Lane(worlds, device)
+    finished = np.full(len(worlds.state.size), -1)
+    for step in range(1, steps + 1):
+        if rule == EXPERT:
+            worlds.label()
+            worlds.step(np.zeros((worlds.robots, 5), np.float32))
+        else:
+            log_probs = forward(network, lane)
+            noisy = log_probs + temperature * gumbel_like(log_probs) if temperature else log_probs
+            wishes = noisy.float().cpu().numpy()
+            worlds.step(wishes + np.float32(distance_weight) * worlds.steps_gained() if distance_weight else wishes)
+        finished[(finished < 0) & (worlds.state.arrived == worlds.state.size)] = step
+        if (finished[: len(instances)] >= 0).all():
+            break
+    worlds.close()
+    arrived = worlds.state.arrived / worlds.state.size
+    return finished[: len(instances)], arrived[: len(instances)]
+
+
 def validate(
     network: SparcNetwork,
     device: torch.device,
@@ -39,35 +88,21 @@ def validate(
     threads: int = 1,
 ) -> tuple[float, float, float]:
     """Success rate on `random_instance` seeds, mean steps of the solved ones, mean share of robots on their goals."""
-    per_row = max(1, 128 // robots)
-    slots = per_row * robots
-    rows = -(-seeds // per_row)
-    mix = [TeamMix(robots, rows, (side, side), (0.0, 0.0))]
-    worlds = FleetWorlds(
-        mix, seed=first_seed, canvas=side, row_slots=slots, threads=threads, history=network.config.history
+    instances = [_instance(side, density, robots, first_seed + index) for index in range(seeds)]
+    finished, arrived = run_instances(
+        network,
+        device,
+        instances,
+        rule=rule,
+        temperature=temperature,
+        distance_weight=distance_weight,
+        steps=steps,
+        seed=first_seed,
+        threads=threads,
     )
-    for fleet in range(len(worlds.state.size)):
-        instance = _instance(side, density, robots, first_seed + fleet)
-        worlds.load(fleet, instance.grid, instance.starts, instance.goals)
-    worlds.state.rule[:] = rule
-    lane = Lane(worlds, device)
-    finished = np.full(len(worlds.state.size), -1)
-    for step in range(1, steps + 1):
-        if rule == EXPERT:
-            worlds.label()
-            worlds.step(np.zeros((worlds.robots, 5), np.float32))
-        else:
-            log_probs = forward(network, lane)
-            noisy = log_probs + temperature * gumbel_like(log_probs) if temperature else log_probs
-            wishes = noisy.float().cpu().numpy()
-            worlds.step(wishes + np.float32(distance_weight) * worlds.steps_gained() if distance_weight else wishes)
-        finished[(finished < 0) & (worlds.state.arrived == worlds.state.size)] = step
-        if (finished[:seeds] >= 0).all():
-            break
-    worlds.close()
-    solved = finished[:seeds] >= 0
-    share = float((worlds.state.arrived / worlds.state.size)[:seeds].mean())
-    return float(solved.mean()), float(finished[:seeds][solved].mean()) if solved.any() else float('nan'), share
+    solved = finished >= 0
+    mean_steps = float(finished[solved].mean()) if solved.any() else float('nan')
+    return float(solved.mean()), mean_steps, float(arrived.mean())
 
 
 # What the end of a training run prints: robots, side, density, rule, temperature, weight of the distance.
