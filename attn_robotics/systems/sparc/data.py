@@ -18,10 +18,23 @@ from numpy.typing import NDArray
 
 from attn_robotics.systems.sparc.actions import MOVES, STAY
 from attn_robotics.systems.sparc.distance_fields import fill_fields
-from attn_robotics.systems.sparc.pibt import ACTIONS, NOBODY, UNDECIDED, draw, plan_moves, rank_actions, seed_state
+from attn_robotics.systems.sparc.pibt import (
+    ACTIONS,
+    NOBODY,
+    UNDECIDED,
+    count_hindered,
+    draw,
+    plan_moves,
+    rank_actions,
+    seed_state,
+)
 
 # How a fleet's wishes become a joint move.
 EXPERT, SHIELD, ONE_WINNER, SHIELD_SWAP = range(4)
+
+# Rules of the shield that ships; `shield.ShieldConfig` and `progress` explain them, a test compares the numbers.
+HINDRANCE, PATIENCE, UNREST = 0.1, 20, 0.6
+FAR = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,9 @@ class Fleets(NamedTuple):
     goals: NDArray[np.int32]  # (A,) flat goals
     fields: NDArray[np.int16]  # (A, C) path distances
     waited: NDArray[np.float64]  # (A,) priorities
+    length: NDArray[np.int64]  # (A,) path length from where the goal was given
+    nearest: NDArray[np.int64]  # (A,) least path length since, FAR on the goal
+    stuck: NDArray[np.int64]  # (A,) steps since that was reached
     history: NDArray[np.int64]  # (A, h) executed actions, newest first, -1 before the first
     labels: NDArray[np.int64]  # (A,) the expert's actions
     actions: NDArray[np.int64]  # (A,) executed last
@@ -206,23 +222,48 @@ def settle_one_winner(
 
 @njit(cache=True, nogil=True)
 def label_fleets(listed: NDArray[np.int64], world: Fleets) -> None:
-    """Write the expert's (PIBT with swap) action of every robot of the listed fleets into `labels`."""
+    """Write the expert's action of every robot of the listed fleets into `labels`.
+
+    The expert is the shield that ships, told nothing by a policy: PIBT with swap and hindrance, longest way first,
+    restless where it makes no progress (`shield`, `progress`).
+    """
     count_cells = world.near.shape[1]
     owner = np.full(count_cells, NOBODY, np.int32)
     next_owner = np.full(count_cells, NOBODY, np.int32)
     for fleet in listed:
         low, robots = world.first[fleet], world.size[fleet]
-        near = world.near[fleet]
+        near, cells = world.near[fleet], world.cells[low : low + robots]
         preferences = np.empty((robots, ACTIONS), np.float32)
+        hindered = np.empty((robots, ACTIONS), np.float32)
+        count_hindered(near, cells, world.fields[low : low + robots], owner, hindered)
         for robot in range(robots):
             for action in range(ACTIONS):
-                reached = near[world.cells[low + robot], action]
-                preferences[robot, action] = 0.0 if reached < 0 else -np.float32(world.fields[low + robot, reached])
+                reached = near[cells[robot], action]
+                way = 0.0 if reached < 0 else -np.float64(world.fields[low + robot, reached])
+                way -= HINDRANCE * hindered[robot, action]
+                if world.stuck[low + robot] > PATIENCE:
+                    way -= UNREST * np.log(-np.log(max(_uniform(world.random[fleet]), 1e-12)))
+                preferences[robot, action] = way
         target = _plan(world, fleet, preferences, True, owner, next_owner)
         for robot in range(robots):
             for action in range(ACTIONS):
-                if near[world.cells[low + robot], action] == target[robot]:
+                if near[cells[robot], action] == target[robot]:
                     world.labels[low + robot] = action
+
+
+@njit(cache=True, nogil=True)
+def _turn(world: Fleets, fleet: int) -> NDArray[np.int64]:
+    """Robots of one fleet by falling priority: steps waited, then length of the way; restless ones give way at times."""
+    low, robots = world.first[fleet], world.size[fleet]
+    priorities = np.empty(robots)
+    for robot in range(robots):
+        slot = low + robot
+        waited = np.floor(world.waited[slot])
+        between = (world.length[slot] + world.waited[slot] - waited) / FAR
+        stuck = world.stuck[slot]
+        yields = stuck > PATIENCE and (stuck // (PATIENCE // 2)) % 2 == 1
+        priorities[robot] = between if yields else waited + between
+    return np.argsort(-priorities)
 
 
 @njit(cache=True, nogil=True)
@@ -236,7 +277,7 @@ def _plan(
 ) -> NDArray[np.int32]:
     """One joint move of one fleet by PIBT: (N,) next cells; the workspaces are given back empty."""
     low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
-    near, cells, turn = world.near[fleet], world.cells[low:high], np.argsort(-world.waited[low:high])
+    near, cells, turn = world.near[fleet], world.cells[low:high], _turn(world, fleet)
     order = np.empty((high - low, ACTIONS), np.int8)
     counts = np.empty(high - low, np.int8)
     target = np.full(high - low, UNDECIDED, np.int32)
@@ -295,8 +336,14 @@ def _execute(world: Fleets, fleet: int, target: NDArray[np.int32]) -> None:
         if target[robot] == world.goals[slot]:
             count += 1
             world.waited[slot] -= np.floor(world.waited[slot])
+            # A robot that is pushed off its goal has to find back first: that counts as a way of its own.
+            world.nearest[slot] = FAR
+            world.stuck[slot] = 0
         else:
             world.waited[slot] += 1.0
+            left = world.fields[slot, target[robot]]
+            world.stuck[slot] = 0 if left < world.nearest[slot] else world.stuck[slot] + 1
+            world.nearest[slot] = min(left, world.nearest[slot])
     world.steps[fleet] += 1
     world.idle[fleet] = 0 if moved else world.idle[fleet] + 1
     world.arrived[fleet] = count
@@ -326,6 +373,9 @@ def renew_fleets(
         _pick(random, pool, robots, robots)
         for robot in range(robots):
             world.waited[low + robot] = (pool[robot] + 0.5) / robots
+            length = world.fields[low + robot, world.cells[low + robot]]
+            world.length[low + robot] = world.nearest[low + robot] = length
+            world.stuck[low + robot] = 0
         world.history[low:high] = -1
         world.steps[fleet] = 0
         world.idle[fleet] = 0
@@ -389,6 +439,9 @@ class FleetWorlds:
             goals=np.empty(slots, np.int32),
             fields=np.empty((slots, spots), np.int16),
             waited=np.empty(slots, np.float64),
+            length=np.empty(slots, np.int64),
+            nearest=np.empty(slots, np.int64),
+            stuck=np.zeros(slots, np.int64),
             history=np.empty((slots, history), np.int64),
             labels=np.zeros(slots, np.int64),
             actions=np.zeros(slots, np.int64),
@@ -478,6 +531,9 @@ class FleetWorlds:
         self.state.goals[low:high] = goals[:, 0] * self.canvas + goals[:, 1]
         fill_fields(self.state.near[fleet], self.state.goals[low:high], self.state.fields[low:high])
         self.state.waited[low:high] = (self.rng.permutation(high - low) + 0.5) / (high - low)
+        lengths = self.state.fields[np.arange(low, high), self.state.cells[low:high]]
+        self.state.length[low:high] = self.state.nearest[low:high] = lengths
+        self.state.stuck[low:high] = 0
         self.state.history[low:high] = -1
         self.state.steps[fleet] = self.state.idle[fleet] = 0
 

@@ -8,12 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from attn_robotics.kernels import dispatch
 from attn_robotics.systems.sparc.data import FleetWorlds, pack_fleets
 from attn_robotics.systems.sparc.model import SparcNetwork, SparcOutput
 from attn_robotics.systems.sparc.processor import observe_batch
 from attn_robotics.training.graphs import Replayed
+
+STEP_REWARD = -0.3  # of a step off the goal, as in the paper
+DISCOUNT = 0.97
 
 
 @dataclass
@@ -71,6 +75,7 @@ class Window:
         states: (W, rows, slots, 4 + h) packed states.
         waited: (W, rows, slots) priorities.
         labels: (W, A) the expert's actions.
+        away: (W, A) 1 where a robot was off its goal after the step.
         start: (rows, slots, width) messages before the first decision.
         solved: (F,) fleets that stood on all their goals at some step of the window.
     """
@@ -83,6 +88,7 @@ class Window:
         self.states = torch.zeros(steps, *state.shape, dtype=state.dtype, device=device)
         self.waited = torch.zeros(steps, *waited.shape, device=device)
         self.labels = torch.zeros(steps, robots, dtype=torch.int64, device=device)
+        self.away = torch.zeros(steps, robots, device=device)
         self.start = network.empty_message(*lane.fleet.shape).clone()
         lane.message = self.start.clone()
         self.message = lane.message
@@ -109,6 +115,7 @@ class Window:
         worlds = self.lane.worlds
         state = worlds.state
         labels = np.empty((self.steps, worlds.robots), np.int64)
+        away = np.empty((self.steps, worlds.robots), np.float32)
         self.start.copy_(self.message)
         self.solved[:] = False
         for step in range(self.steps):
@@ -121,19 +128,33 @@ class Window:
             self._decide()
             labels[step] = worlds.label()  # while the device decides
             worlds.step(self._preferences.cpu().numpy())
+            away[step] = state.cells != state.goals
             self.solved |= state.arrived == state.size
         self.labels.copy_(torch.from_numpy(labels))
+        self.away.copy_(torch.from_numpy(away))
 
-    def replay(self) -> tuple[Tensor, Tensor]:
-        """Decide again, with gradients: mean cross-entropy with the expert, and share of equal first choices."""
-        message, losses, hits = self.start, [], []
+    def replay(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Decide again, with gradients.
+
+        Returns:
+            Mean cross-entropy with the expert, share of equal first choices, and the loss of the extrinsic value, which
+            is learnt from the same features by differences in time without changing them.
+        """
+        message, losses, hits, values = self.start, [], [], []
         for step in range(self.steps):
             output = decide(self.network, self.lane, self.states[step], self.waited[step], message)
             message = output.message
             log_probs, target = output.log_probs.flatten(0, 1), self.labels[step]
             losses.append(-log_probs.gather(1, target[:, None]).mean())
             hits.append((log_probs.detach().argmax(1) == target).float().mean())
-        return torch.stack(losses).mean(), torch.stack(hits).mean()
+            assert output.features is not None
+            values.append(self.network.judge(output.features.detach())[..., 0].flatten().float())
+        surprise = values[-1].new_zeros(())
+        later = values[-1].detach()
+        for step in range(self.steps - 2, -1, -1):
+            later = STEP_REWARD * self.away[step] + DISCOUNT * later
+            surprise = surprise + functional.smooth_l1_loss(values[step], later)
+        return torch.stack(losses).mean(), torch.stack(hits).mean(), surprise / max(self.steps - 1, 1)
 
 
 def decide(network: SparcNetwork, lane: Lane, state: Tensor, waited: Tensor, message: Tensor) -> SparcOutput:

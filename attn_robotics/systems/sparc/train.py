@@ -49,7 +49,10 @@ def team_mix(rows: int) -> tuple[TeamMix, ...]:
     counts = {robots: max(1, round(rows * share)) for robots, share in shares.items()}
     dense = max(1, rows - sum(counts.values()))
     hard = max(1, dense * 2 // 3)
-    mix = [TeamMix(128, hard, (36, 40), (0.24, 0.34))]
+    crowded = hard // 3
+    mix = [TeamMix(128, hard - crowded, (36, 40), (0.24, 0.34))]
+    if crowded:  # as dense as 256 robots on 40 x 40
+        mix.append(TeamMix(128, crowded, (28, 35), (0.2, 0.32)))
     if dense > hard:
         mix.append(TeamMix(128, dense - hard, (26, 40), (0.0, 0.3)))
     sides = {64: (20, 40), 32: (14, 40), 16: (10, 40), 8: (8, 40)}
@@ -114,7 +117,7 @@ class Trainer:
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._pool = ThreadPoolExecutor(lanes)
         self._learn = Replayed(self._learn_once, device)
-        self._figures = torch.zeros(2, device=device)
+        self._figures = torch.zeros(3, device=device)
         for lane in self.lanes:
             # Episodes in different phases from the first update on.
             lane.worlds.state.steps[:] = self.rng.integers(0, 128, len(lane.worlds.state.steps))
@@ -137,7 +140,7 @@ class Trainer:
         # One block of mixed precision: weights are cast once a window, not once a step.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda'):
             figures = torch.stack([torch.stack(window.replay()) for window in self.windows]).mean(0)
-        figures[0].backward()
+        (figures[0] + figures[2]).backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self._figures.copy_(figures.detach())
@@ -185,7 +188,7 @@ class Trainer:
             for window in self.windows:
                 self.robot_steps += self.window * window.lane.worlds.robots
                 self.renew(window.lane, window.solved)
-            loss, agreement = self._figures.tolist()
+            loss, agreement, _ = self._figures.tolist()
         self.step += 1
         return loss, agreement
 
