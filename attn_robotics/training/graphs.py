@@ -18,7 +18,7 @@ class Replayed:
     Args:
         work: the function; runs under the current stream, which must not be the default one while it is captured.
         device: where it works; on a CPU nothing is ever captured.
-        plain_calls: calls before the capture, in which libraries and kernels set themselves up.
+        plain_calls: calls before the capture, in which libraries and kernels set themselves up; -1 for no capture.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device, plain_calls: int = 3) -> None:

@@ -25,8 +25,9 @@ from attn_robotics.simulation.instances import Instance
 from attn_robotics.systems.sparc import suites
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.data import ONE_WINNER, SHIELD
+from attn_robotics.systems.sparc.imitation import Trainer
 from attn_robotics.systems.sparc.report import wilson
-from attn_robotics.systems.sparc.train import Trainer, parse_settings
+from attn_robotics.systems.sparc.train import parse_settings
 from attn_robotics.systems.sparc.validation import RULE_NAMES, run_instances
 from attn_robotics.systems.sparc.weights_file import write_weights
 from attn_robotics.training.checkpoint import write_atomically

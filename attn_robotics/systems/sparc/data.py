@@ -7,7 +7,7 @@ no padding. The compiled parts hold no lock: threads share the fleets among them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from attn_robotics.systems.sparc.actions import MOVES, STAY
 from attn_robotics.systems.sparc.distance_fields import fill_fields
+from attn_robotics.systems.sparc.gridworld import find_blocking
 from attn_robotics.systems.sparc.pibt import (
     ACTIONS,
     NOBODY,
@@ -35,6 +36,7 @@ EXPERT, SHIELD, ONE_WINNER, SHIELD_SWAP = range(4)
 # Rules of the shield that ships; `shield.ShieldConfig` and `progress` explain them, a test compares the numbers.
 HINDRANCE, PATIENCE, UNREST = 0.1, 20, 0.6
 FAR = 1 << 16
+LARGE_TEAM = 32  # from here on nobody looks for blocking robots, as in SCRIMP
 
 
 @dataclass(frozen=True)
@@ -382,6 +384,19 @@ def renew_fleets(
 
 
 @njit(cache=True, nogil=True)
+def find_blockers(world: Fleets, canvas: int) -> NDArray[np.float32]:
+    """Robots that rest in somebody's way (`gridworld.find_blocking`): (A,) 1 or 0, -1 in teams too large to look."""
+    blockers = np.full(world.cells.shape[0], -1, np.float32)
+    for fleet in range(world.size.shape[0]):
+        low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
+        if high - low < LARGE_TEAM:
+            found = find_blocking(world.near[fleet], canvas, world.cells[low:high], world.goals[low:high], 1, 10)
+            for robot in range(high - low):
+                blockers[low + robot] = 1.0 if found[robot] else 0.0
+    return blockers
+
+
+@njit(cache=True, nogil=True)
 def pack_fleets(world: Fleets, canvas: int, packed: NDArray[np.int16]) -> None:
     """Write rows and columns of cells and goals, then the history, of every robot: packed (A, 4 + h)."""
     for slot in range(world.cells.shape[0]):
@@ -520,12 +535,7 @@ class FleetWorlds:
         height, width = grid.shape
         whole = np.ones((self.canvas, self.canvas), np.bool_)
         whole[:height, :width] = grid
-        padded = np.pad(whole, 1, constant_values=True)
-        spots = np.arange(self.canvas * self.canvas)
-        for action, (down, right) in enumerate(MOVES):
-            blocked = padded[1 + down : 1 + down + self.canvas, 1 + right : 1 + right + self.canvas] | whole
-            reached = spots + down * self.canvas + right
-            self.state.near[fleet, :, action] = np.where(blocked.reshape(-1), -1, reached)
+        self._set_walls(fleet, whole)
         low, high = int(self.state.first[fleet]), int(self.state.first[fleet] + self.state.size[fleet])
         self.state.cells[low:high] = starts[:, 0] * self.canvas + starts[:, 1]
         self.state.goals[low:high] = goals[:, 0] * self.canvas + goals[:, 1]
@@ -536,6 +546,38 @@ class FleetWorlds:
         self.state.stuck[low:high] = 0
         self.state.history[low:high] = -1
         self.state.steps[fleet] = self.state.idle[fleet] = 0
+
+    def _set_walls(self, fleet: int, walls: NDArray[np.bool_]) -> None:
+        padded = np.pad(walls, 1, constant_values=True)
+        spots = np.arange(self.canvas * self.canvas)
+        for action, (down, right) in enumerate(MOVES):
+            blocked = padded[1 + down : 1 + down + self.canvas, 1 + right : 1 + right + self.canvas] | walls
+            reached = spots + down * self.canvas + right
+            self.state.near[fleet, :, action] = np.where(blocked.reshape(-1), -1, reached)
+
+    def keep(self) -> dict[str, NDArray[np.generic]]:
+        """Everything that `restore` needs to go on exactly from here; what follows from it is left out."""
+        kept: dict[str, NDArray[np.generic]] = {
+            name: array for name, array in self.state._asdict().items() if name not in ('near', 'fields', 'random')
+        }
+        words = self.state.random.view(np.int64)
+        return kept | {'random': words, 'walls': np.packbits(self.walls(np.arange(len(self.state.size))))}
+
+    def restore(self, kept: Mapping[str, NDArray[np.generic]]) -> None:
+        """Go on from what `keep` gave; raises ValueError when that were other fleets."""
+        if not np.array_equal(kept['size'], self.state.size) or kept['history'].shape != self.state.history.shape:
+            raise ValueError('the kept worlds hold other fleets')
+        fleets = len(self.state.size)
+        shape = (fleets, self.canvas, self.canvas)
+        walls = np.unpackbits(kept['walls'].view(np.uint8), count=int(np.prod(shape))).reshape(shape).astype(np.bool_)
+        for name, array in self.state._asdict().items():
+            if name in kept and name != 'random':
+                array[:] = kept[name]
+        self.state.random[:] = kept['random'].view(np.uint64)
+        for fleet in range(fleets):
+            self._set_walls(fleet, walls[fleet])
+            low, high = int(self.state.first[fleet]), int(self.state.first[fleet] + self.state.size[fleet])
+            fill_fields(self.state.near[fleet], self.state.goals[low:high], self.state.fields[low:high])
 
     def close(self) -> None:
         """Stop the threads."""

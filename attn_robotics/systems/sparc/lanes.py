@@ -133,6 +133,20 @@ class Window:
         self.labels.copy_(torch.from_numpy(labels))
         self.away.copy_(torch.from_numpy(away))
 
+    def keep(self) -> dict[str, Tensor]:
+        """Worlds, messages and random state, to go on exactly from here."""
+        kept = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in self.lane.worlds.keep().items()}
+        kept |= {'message': self.message, 'temperature': self.lane.temperature}
+        return kept | {'generator': self.generator.get_state()}
+
+    def restore(self, kept: dict[str, Tensor]) -> None:
+        """Go on from what `keep` gave; raises ValueError when that were other fleets."""
+        self.lane.worlds.restore({name: tensor.cpu().numpy() for name, tensor in kept.items()})
+        self.lane.refresh(np.arange(len(self.lane.worlds.state.size)))
+        self.message.copy_(kept['message'])
+        self.lane.temperature.copy_(kept['temperature'])
+        self.generator.set_state(kept['generator'])
+
     def replay(self) -> tuple[Tensor, Tensor, Tensor]:
         """Decide again, with gradients.
 
