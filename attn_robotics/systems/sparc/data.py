@@ -255,7 +255,7 @@ def label_fleets(listed: NDArray[np.int64], world: Fleets) -> None:
 
 @njit(cache=True, nogil=True)
 def _turn(world: Fleets, fleet: int) -> NDArray[np.int64]:
-    """Robots of one fleet by falling priority: steps waited, then length of the way; restless ones give way at times."""
+    """Robots of one fleet by falling priority: steps waited, then length of the way; restless ones yield at times."""
     low, robots = world.first[fleet], world.size[fleet]
     priorities = np.empty(robots)
     for robot in range(robots):

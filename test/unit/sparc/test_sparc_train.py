@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,8 +34,16 @@ from attn_robotics.systems.sparc.reinforce import (
 )
 from attn_robotics.systems.sparc.train import main
 from attn_robotics.systems.sparc.validation import validate
-from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, read_network, save_checkpoint
+from attn_robotics.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    read_extra,
+    read_facts,
+    read_network,
+    save_checkpoint,
+)
 from attn_robotics.training.curves import Curves
+from attn_robotics.training.distributed import Group
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
 TINY = SparcConfig(width=16, heads=2, layers=1, feed_forward=16, relation_embedding=8, field_of_view=5)
@@ -188,6 +200,40 @@ def test_a_resumed_training_goes_on_as_if_nothing_had_happened(stage: str, tmp_p
     resumed = run('rest', 4, '--resume', str(tmp_path / 'half'))
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+@pytest.mark.timeout(150)
+def test_two_processes_train_one_network_from_different_worlds(tmp_path: Path) -> None:
+    """`torchrun` starts two processes; the second one reports through the checkpoint that the first one writes."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m']
+    command += ['attn_robotics.systems.sparc.train', '--out', str(tmp_path), '--updates', '2', '--minutes', '2']
+    command += ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--rows', '5', '--window', '2']
+    command += ['--device', 'cpu', '--threads', '1', '--seeds', '0']
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    kept = read_extra(tmp_path)
+    assert {name.split('.')[0] for name in kept} == {'0', '1'}
+    assert not torch.equal(kept['0.0.goals'], kept['1.0.goals'])
+    assert read_facts(tmp_path)['processes'] == 2
+
+
+def test_gradients_are_averaged_over_processes() -> None:
+    context = torch.multiprocessing.get_context('spawn')
+    with tempfile.TemporaryDirectory() as folder, context.Pool(2) as pool:
+        results = pool.starmap(average_in_a_process, [(rank, f'{folder}/meet') for rank in range(2)])
+    assert results[0] == results[1] == pytest.approx([0.5, 0.5, 7.0])
+
+
+def average_in_a_process(rank: int, meeting: str) -> list[float]:
+    torch.distributed.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank, world_size=2)
+    group = Group.__new__(Group)
+    group.rank, group.size, group.device = rank, 2, torch.device('cpu')
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.full((2,), float(rank))
+    unused = torch.nn.Parameter(torch.zeros(1))
+    group.average_gradients([parameter, unused])
+    first = group.from_first(7.0 + rank)
+    group.close()
+    return [*parameter.grad.tolist(), first]
 
 
 def test_an_interrupted_save_leaves_the_checkpoint_before_it_readable(tmp_path: Path) -> None:
