@@ -133,8 +133,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda'):
             figures = torch.stack([torch.stack(window.replay()) for window in self.windows]).mean(0)
         (figures[0] + figures[2]).backward()
-        self.average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.tame_gradients()
         self.optimiser.step()
         self._figures.copy_(figures.detach())
 
@@ -199,10 +198,14 @@ class Trainer:
             else:
                 group['lr'] = rate
 
-    def average_gradients(self) -> None:
-        """Over the processes of the group, if there are several."""
+    def tame_gradients(self) -> None:
+        """Average gradients over the processes and clip them: those of the values apart, which can be much larger."""
         if self.group:
             self.group.average_gradients(self.network.parameters())
+        values = list(self.network.value.parameters())
+        others = [p for name, p in self.network.named_parameters() if not name.startswith('value.')]
+        for parameters in (values, others):
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
 
     def keep(self) -> dict[str, Tensor]:
         """Worlds under way, so that a resumed training goes on exactly from here."""

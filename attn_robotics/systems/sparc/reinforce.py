@@ -196,8 +196,7 @@ class _Player:
         with torch.autocast(self.lane.device.type, torch.bfloat16, enabled=self.lane.device.type == 'cuda'):
             loss, _, agreement = self.learner.loss(self.lane, self.batch)
         loss.backward()
-        trainer.average_gradients()
-        torch.nn.utils.clip_grad_norm_(trainer.network.parameters(), 1.0)
+        trainer.tame_gradients()
         trainer.optimiser.step()
         self.figures.copy_(torch.stack([loss.detach(), agreement]))
 
