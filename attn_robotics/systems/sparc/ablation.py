@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     'content_only_near': {'content_only': True, 'mask_radius': 7},
 }
 # Robots, obstacles, rule: the frozen sets that the closing table uses, most wanted first.
-CASES = ((64, 0.3, ONE_WINNER), (128, 0.3, ONE_WINNER), (128, 0.3, SHIELD), (128, 0.15, ONE_WINNER))
+CASES = ((128, 0.3, ONE_WINNER), (64, 0.3, ONE_WINNER), (128, 0.3, SHIELD), (128, 0.15, ONE_WINNER))
 BC_SHARE = 0.08
 
 
@@ -216,7 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
         run.trainer.network.eval()
     rows: list[dict[str, Any]] = []
     for case in CASES:
-        with ThreadPoolExecutor(len(runs)) as pool:
+        with ThreadPoolExecutor(4) as pool:
             for part in pool.map(lambda run: evaluate(run, options.instances, (case,)), runs):  # noqa: B023
                 rows += part
         facts = {'family': options.family, 'config': config.to_dict(), 'updates': runs[0].trainer.step}
