@@ -13,16 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_robotics.simulation.instances import random_instance
-from attn_robotics.systems.sparc import imitation, validation
+from attn_robotics.systems.sparc import ablation, imitation, validation
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
 from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.expert import rollout_many
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.imitation import Trainer, team_mix
+from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.reinforce import (
     PpoConfig,
     Reinforcer,
@@ -107,6 +110,33 @@ def test_expert_fleets_arrive_and_priorities_follow_pibt() -> None:
         np.testing.assert_allclose(worlds.state.waited[~home], before[~home] + 1)
     assert (worlds.state.arrived == worlds.state.size).mean() >= 0.8
     worlds.close()
+
+
+def test_the_expert_brings_dense_fleets_home_sooner_than_pibt_with_swap() -> None:
+    """Hindrance, the longest way first and unrest are worth more than a tenth of the steps of the last arrival."""
+    instances = [random_instance(16, 0.25, 32, seed) for seed in range(24)]
+    network = SparcNetwork(TINY)
+    finished, _ = validation.run_instances(network, torch.device('cpu'), instances, rule=EXPERT, steps=160)
+    plain = rollout_many(instances, method='pibt_swap', max_steps=160)
+    capped = [len(path) - 1 if (path[-1] == i.goals).all() else 160 for path, i in zip(plain, instances, strict=True)]
+    assert (finished >= 0).all()
+    assert finished.mean() < 0.95 * np.mean(capped)
+
+
+def test_a_kept_world_goes_on_exactly(tmp_path: Path) -> None:
+    one, other = small_worlds(7), small_worlds(8)
+    for _ in range(5):
+        one.label()
+        one.step(np.zeros((one.robots, 5), np.float32))
+    other.restore(one.keep())
+    for worlds in (one, other):
+        worlds.label()
+        worlds.step(np.zeros((worlds.robots, 5), np.float32))
+        worlds.close()
+    for left, right in zip(one.state, other.state, strict=True):
+        assert np.array_equal(left, right)
+    with pytest.raises(ValueError, match='other fleets'):
+        FleetWorlds(MIX[:1], seed=0, canvas=12, row_slots=32).restore(one.keep())
 
 
 def test_loaded_problems_keep_their_distances() -> None:
@@ -364,6 +394,26 @@ def test_rewards_follow_the_table_and_are_shared_with_robots_near_by_only() -> N
     fleet = torch.tensor([[0, 0, 0, 1]])
     shared = share_rewards(torch.tensor([[-0.2, -2.0, -0.3, 0.0]]), cells, fleet, 1.0, 5)
     torch.testing.assert_close(shared, torch.tensor([[-1.1, -1.1, -0.3, 0.0]]))
+
+
+@pytest.mark.timeout(100)
+def test_variants_of_the_ablation_take_the_same_number_of_updates(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(imitation, 'team_mix', lambda rows: [TeamMix(4, 1, (5, 7), (0.0, 0.2))])
+    monkeypatch.setattr(ablation, 'CASES', ((8, 0.3, ONE_WINNER),))
+    instance = random_instance(8, 0.1, 4, 0)
+    monkeypatch.setattr(ablation, 'frozen_instances', lambda robots, density, count: [instance] * count)
+    settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--device', 'cpu', '--chunk', '2']
+    assert (
+        ablation.main(['--out', str(tmp_path), '--seconds', '1', '--seeds', '1', '--instances', '2', *settings_]) == 0
+    )
+    table = json.loads((tmp_path / 'table.json').read_text())
+    assert [row['variant'] for row in table['rows']] == ['rmha', 'content_only', 'no_comm']
+    cards = [
+        yaml.safe_load((tmp_path / f'{name}-0.yaml').read_text()) for name in ablation.VARIANTS if 'near' not in name
+    ]
+    assert len({card['updates'] for card in cards}) == 1
+    assert [card['config']['communication'] for card in cards] == ['broadcast', 'broadcast', 'none']
+    assert 'content_only' in capsys.readouterr().out
 
 
 @pytest.mark.timeout(110)
