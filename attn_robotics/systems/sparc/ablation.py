@@ -42,7 +42,7 @@ FAMILIES = {
 VARIANTS: dict[str, dict[str, Any]] = {
     'rmha': {},
     'content_only': {'content_only': True},
-    'no_comm': {'communication': 'none'},
+    'no_comm': {'mask_radius': 0},  # the same network, memory and size, hearing nobody but itself
     'rmha_near': {'mask_radius': 7},
     'content_only_near': {'content_only': True, 'mask_radius': 7},
 }

@@ -412,7 +412,8 @@ def test_variants_of_the_ablation_take_the_same_number_of_updates(tmp_path: Path
         yaml.safe_load((tmp_path / f'{name}-0.yaml').read_text()) for name in ablation.VARIANTS if 'near' not in name
     ]
     assert len({card['updates'] for card in cards}) == 1
-    assert [card['config']['communication'] for card in cards] == ['broadcast', 'broadcast', 'none']
+    assert [card['config']['mask_radius'] for card in cards] == [15, 15, 0]
+    assert len({card['parameters'] for card in cards}) == 1
     assert 'content_only' in capsys.readouterr().out
 
 
