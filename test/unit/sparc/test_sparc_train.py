@@ -47,6 +47,7 @@ from attn_robotics.training.checkpoint import (
 )
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.distributed import Group
+from attn_robotics.training.graphs import Replayed
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
 TINY = SparcConfig(width=16, heads=2, layers=1, feed_forward=16, relation_embedding=8, field_of_view=5)
@@ -436,3 +437,12 @@ def test_the_command_trains_resumes_and_prints_a_table(tmp_path: Path, monkeypat
     assert 'start without --resume' in capsys.readouterr().err
     with pytest.raises(SystemExit, match='no SPARC setting'):
         main(['--set', 'colour=3'])
+
+
+def test_repeated_work_on_a_cpu_is_never_captured() -> None:
+    calls: list[int] = []
+    work = Replayed(lambda: calls.append(1), torch.device('cpu'))
+    for _ in range(6):
+        work()
+    assert len(calls) == 6
+    assert work.is_settled
