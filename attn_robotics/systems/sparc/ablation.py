@@ -185,6 +185,40 @@ def summarise(rows: list[dict[str, Any]]) -> str:
     return '\n'.join(lines)
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw success by variant, one panel a case: bars for all seeds with their 95 % interval, dots for each seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cases = list(dict.fromkeys((row['robots'], row['density'], row['rule']) for row in rows))
+    variants = list(dict.fromkeys(row['variant'] for row in rows))
+    figure = Figure(figsize=(2.6 * len(cases) + 0.6, 3.2), layout='constrained')
+    FigureCanvasAgg(figure)
+    for panel, case in zip(figure.subplots(1, len(cases), squeeze=False, sharey=True)[0], cases, strict=True):
+        for place, variant in enumerate(variants):
+            chosen = [r for r in rows if (r['robots'], r['density'], r['rule'], r['variant']) == (*case, variant)]
+            if not chosen:
+                continue
+            solved, count = (
+                sum(round(r['success'] * r['instances']) for r in chosen),
+                sum(r['instances'] for r in chosen),
+            )
+            low, high = wilson(solved, count)
+            rate = solved / count
+            panel.bar(place, 100 * rate, color=f'C{place}', alpha=0.5)
+            panel.errorbar(place, 100 * rate, [[100 * (rate - low)], [100 * (high - rate)]], color='black', capsize=3)
+            panel.plot(
+                [place] * len(chosen), [100 * r['success'] for r in chosen], 'o', color=f'C{place}', markersize=4
+            )
+        panel.set_xticks(range(len(variants)), [name.replace('_', ' ') for name in variants], rotation=20, fontsize=8)
+        panel.set_title(f'{case[0]} robots, {100 * case[1]:.0f} %, {case[2]}', fontsize=9)
+        panel.grid(axis='y', alpha=0.3)
+    figure.supylabel('all robots arrived [%]', fontsize=9)
+    partial = path.with_name(path.name + '.partial')
+    figure.savefig(partial, format='png', dpi=110)
+    partial.replace(path)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -223,6 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
         facts |= {'seconds': options.seconds, 'robot_steps': runs[0].trainer.robot_steps, 'rows': rows}
         write_atomically(options.out / 'table.json', json.dumps(facts))
     print(summarise(rows))
+    draw(rows, options.out / 'table.png')
     for run in runs:
         run.trainer.close()
     return 0

@@ -415,6 +415,7 @@ def test_variants_of_the_ablation_take_the_same_number_of_updates(tmp_path: Path
     assert len({card['updates'] for card in cards}) == 1
     assert [card['config']['mask_radius'] for card in cards] == [15, 15, 0]
     assert len({card['parameters'] for card in cards}) == 1
+    assert (tmp_path / 'table.png').read_bytes()[:4] == b'\x89PNG'
     assert 'content_only' in capsys.readouterr().out
 
 
