@@ -24,7 +24,7 @@ from tqdm import tqdm
 from attn_robotics.simulation.instances import Instance
 from attn_robotics.systems.sparc import suites
 from attn_robotics.systems.sparc.config import SparcConfig
-from attn_robotics.systems.sparc.data import ONE_WINNER, SHIELD
+from attn_robotics.systems.sparc.fleet_rules import ONE_WINNER, SHIELD
 from attn_robotics.systems.sparc.imitation import Trainer
 from attn_robotics.systems.sparc.report import wilson
 from attn_robotics.systems.sparc.train import parse_settings

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attn_robotics.systems.sparc.config import SparcConfig
-from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.data import FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP
 from attn_robotics.systems.sparc.lanes import Lane, Window
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.validation import RULE_NAMES

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from attn_robotics.kernels import dispatch
-from attn_robotics.systems.sparc.data import FleetWorlds, pack_fleets
+from attn_robotics.systems.sparc.data import FleetWorlds
+from attn_robotics.systems.sparc.fleet_rules import pack_fleets
 from attn_robotics.systems.sparc.model import SparcNetwork, SparcOutput
 from attn_robotics.systems.sparc.processor import observe_batch
 from attn_robotics.training.graphs import Replayed

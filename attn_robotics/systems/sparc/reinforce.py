@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attn_robotics.systems.sparc.actions import STAY
-from attn_robotics.systems.sparc.data import ONE_WINNER, SHIELD, find_blockers
+from attn_robotics.systems.sparc.fleet_rules import ONE_WINNER, SHIELD, find_blockers
 from attn_robotics.systems.sparc.gridworld import Rewards
 from attn_robotics.systems.sparc.lanes import DISCOUNT, Lane, Window, decide
 from attn_robotics.systems.sparc.model import FORBIDDEN

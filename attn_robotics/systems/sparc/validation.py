@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from attn_robotics.simulation.instances import Instance, random_instance
 from attn_robotics.systems.sparc import suites
-from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.data import FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP
 from attn_robotics.systems.sparc.lanes import Lane, forward, gumbel_like
 from attn_robotics.systems.sparc.model import SparcNetwork
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc import ablation, imitation, validation
 from attn_robotics.systems.sparc.config import SparcConfig
-from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.data import FleetWorlds, TeamMix
 from attn_robotics.systems.sparc.distance_fields import distance_fields
 from attn_robotics.systems.sparc.expert import rollout_many
+from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.imitation import Trainer, team_mix
 from attn_robotics.systems.sparc.model import SparcNetwork
