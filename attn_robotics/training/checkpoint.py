@@ -39,6 +39,7 @@ def save_checkpoint(
     step: int,
     facts: Mapping[str, Any],
     generators: Mapping[str, np.random.Generator] | None = None,
+    extra: Mapping[str, Tensor] | None = None,
     shard_bytes: int = 15 << 20,
 ) -> None:
     """Write everything that `load_checkpoint` needs to go on.
@@ -57,6 +58,7 @@ def save_checkpoint(
     for index, state in optimiser.state_dict()['state'].items():
         tensors |= {f'optimiser.{index}.{name}': torch.as_tensor(value) for name, value in state.items()}
     tensors['random.cpu'] = torch.get_rng_state()
+    tensors |= {f'extra.{name}': tensor for name, tensor in (extra or {}).items()}
     if torch.cuda.is_available():
         tensors['random.cuda'] = torch.cuda.get_rng_state()
     shards: list[dict[str, Tensor]] = [{}]
@@ -117,6 +119,11 @@ def read_network(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The network's tensors and the kept facts alone; raises CheckpointError as `load_checkpoint` does."""
     index, tensors = _read(folder)
     return _below(tensors, 'network.'), dict(index['facts'])
+
+
+def read_extra(folder: Path) -> dict[str, Tensor]:
+    """The tensors kept beside network and optimiser; raises CheckpointError as `load_checkpoint` does."""
+    return _below(_read(folder)[1], 'extra.')
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

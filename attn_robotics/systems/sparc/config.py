@@ -64,7 +64,9 @@ class SparcConfig:
             raise ValueError(f'width must be a multiple of heads, got {self.width} and {self.heads}')
         if self.communication == 'broadcast' and self.message_source != 'previous':
             raise ValueError("communication 'broadcast' needs message_source 'previous'; use 'stacked' with 'current'")
-        for name in ('mask_radius', 'offset_window', 'distance_clip', 'layers', 'feed_forward', 'history'):
+        if self.mask_radius < 0:
+            raise ValueError(f'mask_radius must be at least 0 (a robot hears itself alone), got {self.mask_radius}')
+        for name in ('offset_window', 'distance_clip', 'layers', 'feed_forward', 'history'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
 

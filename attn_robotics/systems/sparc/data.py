@@ -2,26 +2,22 @@
 
 Every map lies in the corner of one canvas, walled off around it, so that all fleets share array shapes. Robots of all
 fleets sit in one flat array of slots; rows of `row_slots` slots hold fleets of one size, so that a batch of rows needs
-no padding. The compiled parts hold no lock: threads share the fleets among them.
+no padding. The compiled parts (`fleet_rules`) hold no lock: threads share the fleets among them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from attn_robotics.systems.sparc.actions import MOVES, STAY
 from attn_robotics.systems.sparc.distance_fields import fill_fields
-from attn_robotics.systems.sparc.pibt import ACTIONS, NOBODY, UNDECIDED, draw, plan_moves, rank_actions, seed_state
-
-# How a fleet's wishes become a joint move.
-EXPERT, SHIELD, ONE_WINNER, SHIELD_SWAP = range(4)
+from attn_robotics.systems.sparc.fleet_rules import EXPERT, Fleets, label_fleets, renew_fleets, step_fleets
+from attn_robotics.systems.sparc.pibt import ACTIONS, seed_state
 
 
 @dataclass(frozen=True)
@@ -39,296 +35,6 @@ class TeamMix:
     rows: int
     sides: tuple[int, int]
     densities: tuple[float, float]
-
-
-class Fleets(NamedTuple):
-    """State of F fleets with A robots in all on maps of C cells; compiled code takes it whole."""
-
-    first: NDArray[np.int64]  # (F,) first slot of each fleet
-    size: NDArray[np.int64]  # (F,) robots of each fleet
-    near: NDArray[np.int32]  # (F, C, 5) neighbour tables
-    cells: NDArray[np.int32]  # (A,) flat cells
-    goals: NDArray[np.int32]  # (A,) flat goals
-    fields: NDArray[np.int16]  # (A, C) path distances
-    waited: NDArray[np.float64]  # (A,) priorities
-    history: NDArray[np.int64]  # (A, h) executed actions, newest first, -1 before the first
-    labels: NDArray[np.int64]  # (A,) the expert's actions
-    actions: NDArray[np.int64]  # (A,) executed last
-    random: NDArray[np.uint64]  # (F, 1) random states
-    rule: NDArray[np.int64]  # (F,) EXPERT, SHIELD, ONE_WINNER or SHIELD_SWAP
-    steps: NDArray[np.int64]  # (F,) since the fleet was renewed
-    idle: NDArray[np.int64]  # (F,) steps in a row without any motion
-    arrived: NDArray[np.int64]  # (F,) robots on their goals
-
-
-@njit(cache=True, nogil=True)
-def _uniform(state: NDArray[np.uint64]) -> float:
-    return np.float64(draw(state) >> np.uint64(11)) / 9007199254740992.0
-
-
-@njit(cache=True, nogil=True)
-def draw_map(
-    state: NDArray[np.uint64], canvas: int, side: int, density: float, near: NDArray[np.int32], cells: NDArray[np.int32]
-) -> int:
-    """Draw obstacles on a side x side map in the canvas corner.
-
-    Args:
-        state: random state.
-        canvas: side of the canvas.
-        side: side of the map.
-        density: share of obstacles.
-        near: (canvas * canvas, 5) neighbour table, written.
-        cells: (canvas * canvas,) written: the cells of the largest connected component.
-
-    Returns:
-        How many cells that component has.
-    """
-    free = np.zeros(canvas * canvas, np.bool_)
-    for row in range(side):
-        for column in range(side):
-            free[row * canvas + column] = _uniform(state) >= density
-    near[:] = -1
-    for cell in range(canvas * canvas):
-        if not free[cell]:
-            continue
-        row, column = cell // canvas, cell % canvas
-        near[cell, 4] = cell
-        if row > 0 and free[cell - canvas]:
-            near[cell, 0] = cell - canvas
-        if row + 1 < canvas and free[cell + canvas]:
-            near[cell, 1] = cell + canvas
-        if column > 0 and free[cell - 1]:
-            near[cell, 2] = cell - 1
-        if column + 1 < canvas and free[cell + 1]:
-            near[cell, 3] = cell + 1
-    seen = np.zeros(canvas * canvas, np.bool_)
-    queue = np.empty(canvas * canvas, np.int32)
-    largest = 0
-    for start in range(canvas * canvas):
-        if not free[start] or seen[start]:
-            continue
-        queue[0] = start
-        seen[start] = True
-        head, tail = 0, 1
-        while head < tail:
-            cell = queue[head]
-            head += 1
-            for action in range(4):
-                other = near[cell, action]
-                if other >= 0 and not seen[other]:
-                    seen[other] = True
-                    queue[tail] = other
-                    tail += 1
-        if tail > largest:
-            largest = tail
-            cells[:tail] = queue[:tail]
-    return largest
-
-
-@njit(cache=True, nogil=True)
-def _pick(state: NDArray[np.uint64], pool: NDArray[np.int32], count: int, wanted: int) -> None:
-    """Move `wanted` random entries of the first `count` to the front."""
-    for index in range(wanted):
-        other = index + np.int64(draw(state) >> np.uint64(11)) % (count - index)
-        pool[index], pool[other] = pool[other], pool[index]
-
-
-@njit(cache=True, nogil=True)
-def settle_one_winner(
-    near: NDArray[np.int32],
-    cells: NDArray[np.int32],
-    waited: NDArray[np.float64],
-    order: NDArray[np.int8],
-    counts: NDArray[np.int8],
-    target: NDArray[np.int32],
-) -> None:
-    """Bare rule: one winner per conflict by priority, the losers fall to their next action, no inheritance.
-
-    With each robot's order drawn by the Gumbel trick this equals drawing again from the own policy without the action
-    that lost. A robot that has run out of actions stays, and nobody can take its cell.
-
-    Args:
-        near: (H * W, 5) neighbour table.
-        cells: (N,) flat cells.
-        waited: (N,) priorities.
-        order: (N, 5) feasible actions, best first.
-        counts: (N,) number of feasible actions.
-        target: (N,) written: next cells, all different, no two robots changing places.
-    """
-    robots = cells.shape[0]
-    owner = np.full(near.shape[0], NOBODY, np.int32)
-    winner = np.full(near.shape[0], NOBODY, np.int32)
-    cursor = np.zeros(robots, np.int8)
-    stays_out = np.zeros(robots, np.bool_)  # lost a change of places: the own cell is taken
-    for robot in range(robots):
-        owner[cells[robot]] = robot
-        target[robot] = near[cells[robot], order[robot, 0]]
-    settled = False
-    while not settled:
-        settled = True
-        loses = np.zeros(robots, np.bool_)
-        for robot in range(robots):
-            winner[target[robot]] = NOBODY
-        for robot in range(robots):
-            rival = winner[target[robot]]
-            if rival == NOBODY:
-                winner[target[robot]] = robot
-                continue
-            wins = waited[robot] > waited[rival]
-            if cursor[rival] >= counts[rival]:
-                wins = False
-            elif cursor[robot] >= counts[robot]:
-                wins = True
-            if wins:
-                winner[target[robot]] = robot
-                loses[rival] = True
-            else:
-                loses[robot] = True
-        for robot in range(robots):
-            other = owner[target[robot]]
-            if other == NOBODY or other <= robot or target[other] != cells[robot] or loses[robot] or loses[other]:
-                continue
-            worse = robot if waited[robot] < waited[other] else other
-            loses[worse] = True
-            stays_out[worse] = True
-        for robot in range(robots):
-            if not loses[robot]:
-                continue
-            settled = False
-            cursor[robot] += 1
-            if cursor[robot] < counts[robot] and stays_out[robot] and order[robot, cursor[robot]] == STAY:
-                cursor[robot] += 1
-            if cursor[robot] >= counts[robot]:
-                target[robot] = cells[robot]
-            else:
-                target[robot] = near[cells[robot], order[robot, cursor[robot]]]
-
-
-@njit(cache=True, nogil=True)
-def label_fleets(listed: NDArray[np.int64], world: Fleets) -> None:
-    """Write the expert's (PIBT with swap) action of every robot of the listed fleets into `labels`."""
-    count_cells = world.near.shape[1]
-    owner = np.full(count_cells, NOBODY, np.int32)
-    next_owner = np.full(count_cells, NOBODY, np.int32)
-    for fleet in listed:
-        low, robots = world.first[fleet], world.size[fleet]
-        near = world.near[fleet]
-        preferences = np.empty((robots, ACTIONS), np.float32)
-        for robot in range(robots):
-            for action in range(ACTIONS):
-                reached = near[world.cells[low + robot], action]
-                preferences[robot, action] = 0.0 if reached < 0 else -np.float32(world.fields[low + robot, reached])
-        target = _plan(world, fleet, preferences, True, owner, next_owner)
-        for robot in range(robots):
-            for action in range(ACTIONS):
-                if near[world.cells[low + robot], action] == target[robot]:
-                    world.labels[low + robot] = action
-
-
-@njit(cache=True, nogil=True)
-def _plan(
-    world: Fleets,
-    fleet: int,
-    preferences: NDArray[np.float32],
-    swap: bool,
-    owner: NDArray[np.int32],
-    next_owner: NDArray[np.int32],
-) -> NDArray[np.int32]:
-    """One joint move of one fleet by PIBT: (N,) next cells; the workspaces are given back empty."""
-    low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
-    near, cells, turn = world.near[fleet], world.cells[low:high], np.argsort(-world.waited[low:high])
-    order = np.empty((high - low, ACTIONS), np.int8)
-    counts = np.empty(high - low, np.int8)
-    target = np.full(high - low, UNDECIDED, np.int32)
-    rank_actions(near, cells, preferences, world.random[fleet], order, counts)
-    for robot in range(high - low):
-        owner[cells[robot]] = robot
-    goals, fields = world.goals[low:high], world.fields[low:high]
-    plan_moves(near, cells, goals, fields, turn, order, counts, owner, next_owner, target, swap, True)
-    for robot in range(high - low):
-        owner[cells[robot]] = NOBODY
-        next_owner[target[robot]] = NOBODY
-    return target
-
-
-@njit(cache=True, nogil=True)
-def step_fleets(listed: NDArray[np.int64], world: Fleets, preferences: NDArray[np.float32]) -> None:
-    """Turn preferences (A, 5) into moves by each listed fleet's rule and execute them."""
-    count_cells = world.near.shape[1]
-    owner = np.full(count_cells, NOBODY, np.int32)
-    next_owner = np.full(count_cells, NOBODY, np.int32)
-    for fleet in listed:
-        low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
-        robots = high - low
-        near, here = world.near[fleet], world.cells[low:high]
-        target = np.empty(robots, np.int32)
-        rule = world.rule[fleet]
-        if rule == EXPERT:
-            for robot in range(robots):
-                target[robot] = near[here[robot], world.labels[low + robot]]
-        elif rule == ONE_WINNER:
-            order = np.empty((robots, ACTIONS), np.int8)
-            counts = np.empty(robots, np.int8)
-            rank_actions(near, here, preferences[low:high], world.random[fleet], order, counts)
-            settle_one_winner(near, here, world.waited[low:high], order, counts, target)
-        else:
-            target[:] = _plan(world, fleet, preferences[low:high], rule == SHIELD_SWAP, owner, next_owner)
-        _execute(world, fleet, target)
-
-
-@njit(cache=True, nogil=True)
-def _execute(world: Fleets, fleet: int, target: NDArray[np.int32]) -> None:
-    """Move one fleet to its next cells (N,) and keep the books."""
-    low = world.first[fleet]
-    moved = False
-    count = 0
-    for robot in range(world.size[fleet]):
-        slot = low + robot
-        for action in range(ACTIONS):
-            if world.near[fleet, world.cells[slot], action] == target[robot]:
-                world.actions[slot] = action
-        moved |= world.actions[slot] != STAY
-        for age in range(world.history.shape[1] - 1, 0, -1):
-            world.history[slot, age] = world.history[slot, age - 1]
-        world.history[slot, 0] = world.actions[slot]
-        world.cells[slot] = target[robot]
-        if target[robot] == world.goals[slot]:
-            count += 1
-            world.waited[slot] -= np.floor(world.waited[slot])
-        else:
-            world.waited[slot] += 1.0
-    world.steps[fleet] += 1
-    world.idle[fleet] = 0 if moved else world.idle[fleet] + 1
-    world.arrived[fleet] = count
-
-
-@njit(cache=True, nogil=True)
-def renew_fleets(
-    listed: NDArray[np.int64], world: Fleets, canvas: int, side: NDArray[np.int64], density: NDArray[np.float64]
-) -> None:
-    """Draw new maps of `side` (F,) and `density` (F,), starts and goals for the listed fleets."""
-    pool = np.empty(world.near.shape[1], np.int32)
-    for fleet in listed:
-        low, high = world.first[fleet], world.first[fleet] + world.size[fleet]
-        robots, random = high - low, world.random[fleet]
-        share = density[fleet]
-        count = 0
-        while count < robots + 1:
-            count = draw_map(random, canvas, side[fleet], share, world.near[fleet], pool)
-            share *= 0.9  # a map without room is redrawn thinner
-        _pick(random, pool, count, robots)
-        world.cells[low:high] = pool[:robots]
-        _pick(random, pool, count, robots)
-        world.goals[low:high] = pool[:robots]
-        fill_fields(world.near[fleet], world.goals[low:high], world.fields[low:high])
-        for robot in range(robots):
-            pool[robot] = robot
-        _pick(random, pool, robots, robots)
-        for robot in range(robots):
-            world.waited[low + robot] = (pool[robot] + 0.5) / robots
-        world.history[low:high] = -1
-        world.steps[fleet] = 0
-        world.idle[fleet] = 0
 
 
 class FleetWorlds:
@@ -377,6 +83,9 @@ class FleetWorlds:
             goals=np.empty(slots, np.int32),
             fields=np.empty((slots, spots), np.int16),
             waited=np.empty(slots, np.float64),
+            length=np.empty(slots, np.int64),
+            nearest=np.empty(slots, np.int64),
+            stuck=np.zeros(slots, np.int64),
             history=np.empty((slots, history), np.int64),
             labels=np.zeros(slots, np.int64),
             actions=np.zeros(slots, np.int64),
@@ -430,6 +139,9 @@ class FleetWorlds:
         return self.state.actions
 
     def _share(self, work: Callable[..., None], shares: list[NDArray[np.int64]], *arguments: object) -> None:
+        if len(shares) == 1:
+            work(shares[0], self.state, *arguments)
+            return
         for job in [self._pool.submit(work, share, self.state, *arguments) for share in shares]:
             job.result()
 
@@ -452,19 +164,49 @@ class FleetWorlds:
         height, width = grid.shape
         whole = np.ones((self.canvas, self.canvas), np.bool_)
         whole[:height, :width] = grid
-        padded = np.pad(whole, 1, constant_values=True)
-        spots = np.arange(self.canvas * self.canvas)
-        for action, (down, right) in enumerate(MOVES):
-            blocked = padded[1 + down : 1 + down + self.canvas, 1 + right : 1 + right + self.canvas] | whole
-            reached = spots + down * self.canvas + right
-            self.state.near[fleet, :, action] = np.where(blocked.reshape(-1), -1, reached)
+        self._set_walls(fleet, whole)
         low, high = int(self.state.first[fleet]), int(self.state.first[fleet] + self.state.size[fleet])
         self.state.cells[low:high] = starts[:, 0] * self.canvas + starts[:, 1]
         self.state.goals[low:high] = goals[:, 0] * self.canvas + goals[:, 1]
         fill_fields(self.state.near[fleet], self.state.goals[low:high], self.state.fields[low:high])
         self.state.waited[low:high] = (self.rng.permutation(high - low) + 0.5) / (high - low)
+        lengths = self.state.fields[np.arange(low, high), self.state.cells[low:high]]
+        self.state.length[low:high] = self.state.nearest[low:high] = lengths
+        self.state.stuck[low:high] = 0
         self.state.history[low:high] = -1
         self.state.steps[fleet] = self.state.idle[fleet] = 0
+
+    def _set_walls(self, fleet: int, walls: NDArray[np.bool_]) -> None:
+        padded = np.pad(walls, 1, constant_values=True)
+        spots = np.arange(self.canvas * self.canvas)
+        for action, (down, right) in enumerate(MOVES):
+            blocked = padded[1 + down : 1 + down + self.canvas, 1 + right : 1 + right + self.canvas] | walls
+            reached = spots + down * self.canvas + right
+            self.state.near[fleet, :, action] = np.where(blocked.reshape(-1), -1, reached)
+
+    def keep(self) -> dict[str, NDArray[np.generic]]:
+        """Everything that `restore` needs to go on exactly from here; what follows from it is left out."""
+        kept: dict[str, NDArray[np.generic]] = {
+            name: array for name, array in self.state._asdict().items() if name not in ('near', 'fields', 'random')
+        }
+        words = self.state.random.view(np.int64)
+        return kept | {'random': words, 'walls': np.packbits(self.walls(np.arange(len(self.state.size))))}
+
+    def restore(self, kept: Mapping[str, NDArray[np.generic]]) -> None:
+        """Go on from what `keep` gave; raises ValueError when that were other fleets."""
+        if not np.array_equal(kept['size'], self.state.size) or kept['history'].shape != self.state.history.shape:
+            raise ValueError('the kept worlds hold other fleets')
+        fleets = len(self.state.size)
+        shape = (fleets, self.canvas, self.canvas)
+        walls = np.unpackbits(kept['walls'].view(np.uint8), count=int(np.prod(shape))).reshape(shape).astype(np.bool_)
+        for name, array in self.state._asdict().items():
+            if name in kept and name != 'random':
+                array[:] = kept[name]
+        self.state.random[:] = kept['random'].view(np.uint64)
+        for fleet in range(fleets):
+            self._set_walls(fleet, walls[fleet])
+            low, high = int(self.state.first[fleet]), int(self.state.first[fleet] + self.state.size[fleet])
+            fill_fields(self.state.near[fleet], self.state.goals[low:high], self.state.fields[low:high])
 
     def close(self) -> None:
         """Stop the threads."""

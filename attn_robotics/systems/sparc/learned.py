@@ -19,12 +19,14 @@ LEARNED = {
     'shipped': ('rmha', 'shipped'),
     'rmha': ('rmha', 'one_winner'),
     'rmha_shield': ('rmha', 'shield'),
+    'rmha_values': ('rmha', 'value_winner'),
     'rmha_all_stay': ('rmha', 'all_stay'),
     'content_only': ('content_only', 'one_winner'),
     'content_only_shield': ('content_only', 'shield'),
     'no_comm': ('no_comm', 'one_winner'),
     'no_comm_shield': ('no_comm', 'shield'),
 }
+RULES = ('one_winner', 'value_winner', 'all_stay', 'shield', 'shipped')
 # Shield without the swap rule and without any help of path distances: what the policy alone is worth.
 BARE_SHIELD = ShieldConfig(swap=False, distance_weight=0.0, hindrance=0.0, confidence=0.0)
 
@@ -91,13 +93,14 @@ class LearnedMethod:
 
     Args:
         policy: the network.
-        rule: 'one_winner', 'all_stay', 'shield' (no swap rule, no path distances) or 'shipped'.
+        rule: 'one_winner' (by priority), 'value_winner' (by values of the outcomes, SCRIMP), 'all_stay', 'shield' (no
+            swap rule, no path distances) or 'shipped'.
         config: the shield's, for 'shipped'.
     """
 
     def __init__(self, policy: Policy, rule: str, config: ShieldConfig | None = None) -> None:
-        if rule not in ('one_winner', 'all_stay', 'shield', 'shipped'):
-            raise ValueError(f'rule must be one_winner, all_stay, shield or shipped, got {rule!r}')
+        if rule not in RULES:
+            raise ValueError(f'rule must be one of {", ".join(RULES)}, got {rule!r}')
         self.conflict_free = rule != 'all_stay'
         self._policy = policy
         self._rule = rule
@@ -133,8 +136,10 @@ class LearnedMethod:
             self._arrived[:] = False
         log_probs = self._policy.step(cells, last_actions)
         self._before = cells
-        if self._rule in ('one_winner', 'all_stay'):
+        if self._rule in ('one_winner', 'value_winner', 'all_stay'):
             flat = (cells[:, 0] * self._width + cells[:, 1]).astype(np.int32)
+            if self._rule == 'value_winner':
+                return self._by_value(cells, flat, log_probs)
             if self._rule == 'one_winner':
                 return one_winner(self._near, flat, log_probs, rng=self._rng, scores=self._priorities.values)
             drawn = log_probs + self._rng.gumbel(size=log_probs.shape)
@@ -143,3 +148,15 @@ class LearnedMethod:
         return self._shield.decide(
             cells, log_probs, self._priorities.values, self._goals, self._distances, rng=self._rng
         )
+
+    def _by_value(
+        self, cells: NDArray[np.int32], flat: NDArray[np.int32], log_probs: NDArray[np.float32]
+    ) -> NDArray[np.int8]:
+        from attn_robotics.systems.sparc.policy import SparcPolicy
+        from attn_robotics.systems.sparc.team_value import TeamValue
+
+        if not isinstance(self._policy, SparcPolicy):
+            raise TypeError(f'value_winner needs a SparcPolicy, got {type(self._policy).__name__}')
+        away = np.abs(cells - self._goals).sum(axis=1) / self._width
+        team_value = TeamValue(self._policy, self._grid, cells)
+        return one_winner(self._near, flat, log_probs, rng=self._rng, team_value=team_value, goal_distance=away)

@@ -33,6 +33,8 @@ class SparcOutput:
         message: (B, Q, width) what each robot sends; neighbours use it at their next step.
         state: LSTM state (hidden, cell), each (B, Q, width), or None.
         attention: per layer (B, H, Q, K) weights; empty unless asked for.
+        features: (B, Q, 2 width) what the heads read, or None.
+        logits: (B, Q, 5) before moves into obstacles are forbidden, or None.
     """
 
     log_probs: Tensor
@@ -41,6 +43,8 @@ class SparcOutput:
     message: Tensor
     state: tuple[Tensor, Tensor] | None = None
     attention: list[Tensor] = field(default_factory=list)
+    features: Tensor | None = None
+    logits: Tensor | None = None
 
 
 class FlatEncoder(nn.Module):
@@ -237,7 +241,8 @@ class SparcNetwork(nn.Module):
             heard = offset.abs().sum(-1) <= self.config.mask_radius
         else:
             heard = offset.square().sum(-1) <= self.config.mask_radius**2
-        return torch.where(heard, self.relation(offset), -1)
+        rows: Tensor = self.relation(offset)
+        return rows.masked_fill(~heard, -1)
 
     def encode(
         self, image: Tensor, vector: Tensor, state: tuple[Tensor, Tensor] | None = None
@@ -291,13 +296,19 @@ class SparcNetwork(nn.Module):
     def heads(self, rows: Tensor, x: Tensor, legal: Tensor) -> SparcOutput:
         """Decide from (B, Q, width) own rows and communicated rows; `legal` (B, Q, 5) are moves off obstacles."""
         both = torch.cat([rows, x], -1)
-        logits = self.policy(both).float().masked_fill(~legal, FORBIDDEN)
+        logits = self.policy(both).float()
         return SparcOutput(
-            log_probs=logits.log_softmax(-1),
-            values=torch.cat([head(both) for head in self.value], -1),
+            log_probs=logits.masked_fill(~legal, FORBIDDEN).log_softmax(-1),
+            values=self.judge(both),
             blocking=self.block(both).squeeze(-1),
             message=self.message_norm(self.next_message(x)),
+            features=both,
+            logits=logits,
         )
+
+    def judge(self, features: Tensor) -> Tensor:
+        """Expected returns (B, Q, 2) from what the heads read (`SparcOutput.features`)."""
+        return torch.cat([head(features) for head in self.value], -1)
 
     def forward(
         self,

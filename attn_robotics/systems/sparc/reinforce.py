@@ -1,91 +1,122 @@
 """MAPPO for the SPARC network: proximal policy optimisation of all robots with shared weights.
 
-Recipe: SPARC (arXiv 2603.02845) with SCRIMP's settings where the paper is silent. Rollouts keep what each decision saw,
-the messages at the start of every window included, so that the update recomputes exactly the same log-probabilities:
-importance ratios are 1 before the first optimiser step.
+Recipe: SPARC (arXiv 2603.02845) with SCRIMP's auxiliary losses (arXiv 2303.00605). Rollouts keep what each decision
+saw, the messages at the start of every window included, so that the update recomputes exactly the same
+log-probabilities: importance ratios are 1 before the first optimiser step.
 
-A robot's action is its wish, the first choice of its drawn order; what the conflict rule makes of the wishes belongs to
-the environment. Episodes end between rollouts only.
+A robot's action is what it drew until a draw was executed: losers of a conflict draw again from their own policy, with
+and without the shield, so the probability of an action is the product over those draws. What the rule makes of them
+belongs to the environment. Episodes end between rollouts only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from attn_robotics.systems.sparc.actions import STAY
-from attn_robotics.systems.sparc.data import ONE_WINNER
+from attn_robotics.systems.sparc.fleet_rules import ONE_WINNER, SHIELD, find_blockers
 from attn_robotics.systems.sparc.gridworld import Rewards
-from attn_robotics.systems.sparc.lanes import Lane, decide, gumbel_like
+from attn_robotics.systems.sparc.lanes import DISCOUNT, Lane, Window, decide
+from attn_robotics.systems.sparc.model import FORBIDDEN
+from attn_robotics.training.graphs import Replayed
 
 if TYPE_CHECKING:
-    from attn_robotics.systems.sparc.train import Trainer
+    from attn_robotics.systems.sparc.imitation import Trainer
 
 
 @dataclass(frozen=True)
 class PpoConfig:
     """Settings of the update; the paper's unless said otherwise."""
 
-    steps: int = 16  # rollout length; a multiple of the trainer's window
+    steps: int = 16  # rollout length, paper 256; a multiple of the trainer's window
     epochs: int = 2  # paper 4; the warm start needs no more
     clip: float = 0.2
-    discount: float = 0.99
+    value_clip: float = 2.0  # in units of the return; paper 0.2 with smaller returns
+    discount: float = DISCOUNT  # paper 0.99, SCRIMP 0.95
     trace: float = 0.95  # lambda of the advantage estimate
     value_weight: float = 0.5
-    entropy_weight: float = 0.01
+    entropy_weight: float = 0.005  # paper 0.01
+    valid_weight: float = 0.05  # SCRIMP 0.5: which moves are feasible, from the logits
+    blocking_weight: float = 0.1  # SCRIMP 0.5
     imitation_weight: float = 0.1  # keeps the policy near the expert; 0 in the paper
     progress: float = 0.1  # reward per step gained towards the goal (published README)
-    shared: float = 0.3  # part of the reward that is the team's mean; 0 in the paper
+    # A draw that lost costs no more than any other step: robots that never dare to enter contested cells block others.
+    collision: float = -0.3  # paper -2
+    shared: float = 0.5  # part of the reward that is the mean over the robots near by; 0 in the paper
+    shared_radius: int = 5  # cells, Manhattan
+
+
+class Batch(NamedTuple):
+    """One window of W steps of one lane with A robots in rows of slots, to learn from."""
+
+    states: Tensor  # (W, rows, slots, 4 + h) packed
+    waited: Tensor  # (W, rows, slots) priorities
+    start: Tensor  # (rows, slots, width) messages before the first decision
+    order: Tensor  # (W, A, 5) actions as drawn
+    taken: Tensor  # (W, A) how many of them were drawn until one was executed, less 1
+    labels: Tensor  # (W, A) what the expert would have done
+    blocking: Tensor  # (W, A) 1 blocks, 0 does not, -1 nobody looked
+    log_probs: Tensor  # (W, A) of the draws
+    values: Tensor  # (W, A) expected returns
+    returns: Tensor  # (W, A) what the values should have been
+    gains: Tensor  # (W, A) advantages over all robots, mean 0 and deviation 1
 
 
 @dataclass
 class Rollout:
-    """What T steps of one lane saw and did; A robots in rows of slots."""
+    """What T steps of one lane saw and did, as in `Batch`."""
 
-    states: list[Tensor]  # T packed states
-    waited: list[Tensor]  # T priorities
-    messages: list[Tensor]  # at the start of each window
-    wishes: Tensor  # (T, A) first choices
-    labels: Tensor  # (T, A) what the expert would have done
-    log_probs: Tensor  # (T, A) of the wishes
+    states: Tensor
+    waited: Tensor
+    messages: Tensor  # (T / W, rows, slots, width) at the start of each window
+    order: Tensor
+    taken: Tensor
+    labels: Tensor
+    blocking: Tensor
+    log_probs: Tensor
     values: Tensor  # (T + 1, A)
     rewards: Tensor  # (T, A)
 
 
 def step_rewards(
-    wishes: NDArray[np.integer],
     executed: NDArray[np.integer],
+    refused: NDArray[np.bool_],
     gained: NDArray[np.floating],
     at_goal: NDArray[np.bool_],
-    fleet: NDArray[np.integer],
     settings: PpoConfig,
-    worth: Rewards | None = None,
 ) -> NDArray[np.float32]:
     """Reward of one step, blocking left out as SCRIMP does for large teams.
 
     Args:
-        wishes: (A,) what robots wanted.
-        executed: (A,) what the conflict rule let them do; a difference counts as a collision.
+        executed: (A,) actions.
+        refused: (A,) whose first draw lost.
         gained: (A,) steps gained towards the goal.
         at_goal: (A,) whether each stands on its goal afterwards.
-        fleet: (A,) which fleet each belongs to.
-        settings: shaping and sharing.
-        worth: reward table, the paper's when None.
+        settings: shaping.
 
     Returns:
         (A,) rewards.
     """
-    worth = worth or Rewards()
+    worth = Rewards(collision=settings.collision)
     own = np.where(at_goal, worth.on_goal, np.where(executed == STAY, worth.stay_off_goal, worth.move))
-    own = np.where(wishes != executed, worth.collision, own) + settings.progress * gained
-    mean = np.bincount(fleet, own) / np.bincount(fleet)
-    rewards: NDArray[np.float32] = ((1 - settings.shared) * own + settings.shared * mean[fleet]).astype(np.float32)
+    own = np.where(refused & ~at_goal, worth.collision, own) + settings.progress * gained
+    rewards: NDArray[np.float32] = own.astype(np.float32)
     return rewards
+
+
+def share_rewards(rewards: Tensor, cells: Tensor, fleet: Tensor, part: float, radius: int) -> Tensor:
+    """Blend rewards (B, S) with their mean over robots of the same fleet (B, S) within `radius` cells (B, S, 2)."""
+    apart = (cells[:, None] - cells[:, :, None]).abs().sum(-1)
+    near = ((apart <= radius) & (fleet[:, None] == fleet[:, :, None])).float()
+    mean = torch.einsum('bqk,bk->bq', near, rewards) / near.sum(-1)
+    return (1 - part) * rewards + part * mean
 
 
 def advantages(rewards: Tensor, values: Tensor, discount: float, trace: float) -> Tensor:
@@ -99,123 +130,208 @@ def advantages(rewards: Tensor, values: Tensor, discount: float, trace: float) -
     return out
 
 
+def draw_log_probs(log_probs: Tensor, order: Tensor, taken: Tensor) -> Tensor:
+    """Log-probability of drawing, without replacement, the first `taken` + 1 actions of an order.
+
+    Args:
+        log_probs: (..., 5) of the policy.
+        order: (..., 5) actions as drawn.
+        taken: (...) index of the last draw that was needed.
+
+    Returns:
+        (...) log-probabilities.
+    """
+    ranked = log_probs.gather(-1, order)
+    left = ranked.flip(-1).logcumsumexp(-1).flip(-1)  # of what was still to be drawn
+    counted = torch.arange(ranked.shape[-1], device=ranked.device) <= taken[..., None]
+    return (ranked - left).masked_fill(~counted, 0.0).sum(-1)
+
+
+class _Player:
+    """Static tensors of one lane's decisions and updates, and the graphs that work on them."""
+
+    def __init__(self, learner: Reinforcer, played: Window) -> None:
+        trainer, lane = learner.trainer, played.lane
+        state, waited = lane.pack()
+        window, robots = trainer.window, lane.worlds.robots
+        self.lane, self.learner = lane, learner
+        self.state, self.waited = state, waited
+        self.message, self.generator = played.message, played.generator
+        self.uniform = torch.empty(robots, 5, device=lane.device)
+        self.noisy, self.log_probs = torch.empty_like(self.uniform), torch.empty_like(self.uniform)
+        self.value = torch.empty(robots, device=lane.device)
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(window, *shape, dtype=dtype, device=lane.device)
+
+        self.batch = Batch(
+            states=empty(*state.shape, dtype=state.dtype),
+            waited=empty(*waited.shape),
+            start=torch.zeros_like(self.message),
+            order=empty(robots, 5, dtype=torch.int64),
+            taken=empty(robots, dtype=torch.int64),
+            labels=empty(robots, dtype=torch.int64),
+            blocking=empty(robots),
+            log_probs=empty(robots),
+            values=empty(robots),
+            returns=empty(robots),
+            gains=empty(robots),
+        )
+        self.figures = torch.zeros(2, device=lane.device)
+        self.decide = Replayed(self._decide, lane.device)
+        self.learn = Replayed(self._learn, lane.device, plain_calls=trainer.plain_calls)
+
+    @torch.no_grad()
+    def _decide(self) -> None:
+        output = decide(self.learner.trainer.network, self.lane, self.state, self.waited, self.message)
+        self.log_probs.copy_(output.log_probs.flatten(0, 1))
+        noise = -torch.log(-torch.log(self.uniform.clamp(1e-10, 1 - 1e-7)))
+        self.noisy.copy_(self.log_probs + noise)  # always drawn: the actions must follow the policy
+        self.value.copy_(output.values[..., 0].flatten())
+        self.message.copy_(output.message)
+
+    def _learn(self) -> None:
+        trainer = self.learner.trainer
+        trainer.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self.lane.device.type, torch.bfloat16, enabled=self.lane.device.type == 'cuda'):
+            loss, _, agreement = self.learner.loss(self.lane, self.batch)
+        loss.backward()
+        trainer.tame_gradients()
+        trainer.optimiser.step()
+        self.figures.copy_(torch.stack([loss.detach(), agreement]))
+
+
 class Reinforcer:
     """Takes the place of `Trainer.update`.
 
     Args:
         trainer: network, worlds and optimiser.
         settings: of the update.
+        begin: give every fleet a rule to play by; off to go on with the worlds of a checkpoint.
     """
 
-    def __init__(self, trainer: Trainer, settings: PpoConfig | None = None) -> None:
+    def __init__(self, trainer: Trainer, settings: PpoConfig | None = None, *, begin: bool = True) -> None:
         self.trainer = trainer
         self.settings = settings or PpoConfig()
         if self.settings.steps % trainer.window:
             raise ValueError(f'steps must be a multiple of the window {trainer.window}, got {self.settings.steps}')
-        trainer.drivers = {ONE_WINNER: 1.0}
-        trainer.begin_dagger()
+        trainer.drivers = {ONE_WINNER: 0.5, SHIELD: 0.5}
+        if begin:
+            trainer.begin_dagger()
+        with trainer.on_stream():
+            self.players = [_Player(self, window) for window in trainer.windows]
 
     @torch.no_grad()
-    def collect(self, lane: Lane) -> Rollout:
-        """Play `steps` steps."""
-        trainer, state = self.trainer, lane.worlds.state
-        if lane.message is None:
-            lane.message = trainer.network.empty_message(*lane.fleet.shape)
-        parts: dict[str, list[Tensor]] = {
-            name: [] for name in ('states', 'waited', 'messages', 'wishes', 'labels', 'log_probs', 'values', 'rewards')
-        }
-        for step in range(self.settings.steps):
+    def collect(self, player: _Player) -> Rollout:
+        """Play `steps` steps of one lane."""
+        settings, lane, window = self.settings, player.lane, self.trainer.window
+        worlds, state = lane.worlds, lane.worlds.state
+        parts: dict[str, list[Tensor]] = {name: [] for name in Rollout.__dataclass_fields__}
+        for step in range(settings.steps):
             packed, waited = lane.pack()
-            if step % trainer.window == 0:
-                parts['messages'].append(lane.message)
-            output = decide(trainer.network, lane, packed, waited, lane.message)
-            log_probs = output.log_probs.flatten(0, 1)
-            noisy = log_probs + gumbel_like(log_probs)  # always drawn: the wishes must follow the policy
-            wishes = noisy.argmax(1)
-            gained = lane.worlds.steps_gained()
-            parts['labels'].append(torch.from_numpy(lane.worlds.label().copy()))
-            executed = lane.worlds.step(noisy.cpu().numpy())
-            rewards = step_rewards(
-                wishes.cpu().numpy(),
+            player.state.copy_(packed)
+            player.waited.copy_(waited)
+            if step % window == 0:
+                parts['messages'].append(player.message.clone())
+            player.uniform.uniform_(generator=player.generator)
+            player.decide()
+            gained = worlds.steps_gained()
+            labels = worlds.label().copy()
+            blocking = find_blockers(worlds.state, worlds.canvas)
+            order = player.noisy.argsort(1, descending=True)
+            executed = worlds.step(player.noisy.cpu().numpy())
+            chosen = torch.from_numpy(executed).to(lane.device)
+            first = order[:, 0].cpu().numpy()
+            own = step_rewards(
                 executed,
+                first != executed,
                 gained[np.arange(len(executed)), executed],
                 state.cells == state.goals,
-                lane.worlds.fleet,
-                self.settings,
+                settings,
             )
+            rewards = torch.from_numpy(own).to(lane.device).view_as(lane.fleet)
+            rewards = share_rewards(rewards, packed[..., :2], lane.fleet, settings.shared, settings.shared_radius)
+            taken = (order == chosen[:, None]).int().argmax(1)
             parts['states'].append(packed)
             parts['waited'].append(waited)
-            parts['wishes'].append(wishes)
-            parts['log_probs'].append(log_probs.gather(1, wishes[:, None])[:, 0])
-            parts['values'].append(output.values[..., 0].flatten().float())
-            parts['rewards'].append(torch.from_numpy(rewards).to(lane.device))
-            lane.message = output.message
-        last = decide(trainer.network, lane, *lane.pack(), lane.message).values[..., 0].flatten().float()
-        solved = torch.from_numpy((state.arrived == state.size)[lane.worlds.fleet]).to(lane.device)
-        parts['values'].append(last.masked_fill(solved, 0.0))
-        trainer.robot_steps += self.settings.steps * lane.worlds.robots
-        return Rollout(
-            states=parts['states'],
-            waited=parts['waited'],
-            messages=parts['messages'],
-            wishes=torch.stack(parts['wishes']),
-            labels=torch.stack(parts['labels']).to(lane.device),
-            log_probs=torch.stack(parts['log_probs']),
-            values=torch.stack(parts['values']),
-            rewards=torch.stack(parts['rewards']),
-        )
+            parts['order'].append(order)
+            parts['taken'].append(taken)
+            parts['labels'].append(torch.from_numpy(labels).to(lane.device))
+            parts['blocking'].append(torch.from_numpy(blocking).to(lane.device))
+            parts['log_probs'].append(draw_log_probs(player.log_probs, order, taken))
+            parts['values'].append(player.value.clone())
+            parts['rewards'].append(rewards.flatten())
+        last = decide(self.trainer.network, lane, *lane.pack(), player.message).values[..., 0].flatten().float()
+        parts['values'].append(last)
+        self.trainer.robot_steps += settings.steps * worlds.robots
+        return Rollout(**{name: torch.stack(tensors) for name, tensors in parts.items()})
 
-    def replay(self, lane: Lane, rollout: Rollout, window: int) -> tuple[Tensor, Tensor]:
-        """Decide again in one window, gradients through its messages: (W, A, 5) log-probabilities, (W, A) values."""
-        length = self.trainer.window
-        message = rollout.messages[window]
-        log_probs, values = [], []
-        for step in range(window * length, (window + 1) * length):
-            output = decide(self.trainer.network, lane, rollout.states[step], rollout.waited[step], message)
+    def cut(self, rollout: Rollout, gains: Tensor, returns: Tensor, window: int) -> Batch:
+        """One window of a rollout with its advantages and returns (T, A)."""
+        part = slice(window * self.trainer.window, (window + 1) * self.trainer.window)
+        names = ('states', 'waited', 'order', 'taken', 'labels', 'blocking', 'log_probs', 'values')
+        kept = {name: getattr(rollout, name)[part] for name in names}
+        return Batch(start=rollout.messages[window], gains=gains[part], returns=returns[part], **kept)
+
+    def loss(self, lane: Lane, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Decide again, gradients through the messages: loss, importance ratios (W, A), agreement with the expert."""
+        settings, network = self.settings, self.trainer.network
+        message = batch.start
+        parts: dict[str, list[Tensor]] = {'log_probs': [], 'logits': [], 'values': [], 'blocking': []}
+        for state, waited in zip(batch.states, batch.waited, strict=True):
+            output = decide(network, lane, state, waited, message)
+            assert output.logits is not None
+            assert output.features is not None
             message = output.message
-            log_probs.append(output.log_probs.flatten(0, 1))
-            values.append(output.values[..., 0].flatten().float())
-        return torch.stack(log_probs), torch.stack(values)
-
-    def loss(self, lane: Lane, rollout: Rollout, gains: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of one window, its importance ratios (W, A), and agreement with the expert."""
-        settings, length = self.settings, self.trainer.window
-        part = slice(window * length, (window + 1) * length)
-        log_probs, values = self.replay(lane, rollout, window)
-        chosen = log_probs.gather(2, rollout.wishes[part][..., None])[..., 0]
-        ratio = (chosen - rollout.log_probs[part]).exp()
-        gain = gains[part]
-        scaled = (gain - gains.mean()) / (gains.std() + 1e-6)
+            parts['log_probs'].append(output.log_probs.flatten(0, 1))
+            parts['logits'].append(output.logits.flatten(0, 1))
+            # The value learns from the features without changing them, as during imitation.
+            parts['values'].append(network.judge(output.features.detach())[..., 0].flatten().float())
+            parts['blocking'].append(output.blocking.flatten().float())
+        log_probs, logits, values, blocking = (torch.stack(tensors) for tensors in parts.values())
+        ratio = (draw_log_probs(log_probs, batch.order, batch.taken) - batch.log_probs).exp()
         clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-        policy = -torch.minimum(ratio * scaled, clipped * scaled).mean()
-        before = rollout.values[:-1][part]
-        wanted = gain + before
-        near = before + (values - before).clamp(-settings.clip, settings.clip)
-        value = 0.5 * torch.maximum((values - wanted).square(), (near - wanted).square()).mean()
+        policy = -torch.minimum(ratio * batch.gains, clipped * batch.gains).mean()
+        near = batch.values + (values - batch.values).clamp(-settings.value_clip, settings.value_clip)
+        value = 0.5 * torch.maximum((values - batch.returns).square(), (near - batch.returns).square()).mean()
         entropy = -(log_probs.exp() * log_probs).sum(-1).mean()
-        labels = rollout.labels[part]
-        imitation = -log_probs.gather(2, labels[..., None]).mean()
+        imitation = -log_probs.gather(2, batch.labels[..., None]).mean()
+        feasible = (log_probs > FORBIDDEN / 2).float()
+        # A first draw that lost was not feasible either.
+        lost = functional.one_hot(batch.order[..., 0], feasible.shape[-1]) * (batch.taken > 0)[..., None]
+        valid = functional.binary_cross_entropy_with_logits(logits, feasible * (1 - lost))
+        looked = (batch.blocking >= 0).float()
+        blocks = functional.binary_cross_entropy_with_logits(blocking, batch.blocking.clamp(min=0), reduction='none')
         total = (
             policy
             + settings.value_weight * value
             - settings.entropy_weight * entropy
             + settings.imitation_weight * imitation
+            + settings.valid_weight * valid
+            + settings.blocking_weight * (blocks * looked).sum() / looked.sum().clamp(min=1)
         )
-        return total, ratio, (log_probs.argmax(2) == labels).float().mean()
+        return total, ratio, (log_probs.argmax(2) == batch.labels).float().mean()
 
     def update(self, rate: float) -> tuple[float, float]:
         """One rollout of every lane and its optimiser steps; returns mean loss and agreement with the expert."""
         settings, trainer = self.settings, self.trainer
-        losses, hits = [], []
-        rollouts = [self.collect(lane) for lane in trainer.lanes]
-        for _ in range(settings.epochs):
-            for lane, rollout in zip(trainer.lanes, rollouts, strict=True):
-                gains = advantages(rollout.rewards, rollout.values, settings.discount, settings.trace)
+        figures = []
+        with trainer.on_stream():
+            trainer.set_rate(rate)
+            rollouts = [self.collect(player) for player in self.players]
+            gains = [advantages(r.rewards, r.values, settings.discount, settings.trace) for r in rollouts]
+            whole = torch.stack(gains)
+            mean, scale = whole.mean(), whole.std() + 1e-6
+            for _ in range(settings.epochs):
                 for window in trainer.rng.permutation(settings.steps // trainer.window):
-                    loss, _, agreement = self.loss(lane, rollout, gains, int(window))
-                    trainer.descend(loss, rate)
-                    losses.append(loss.detach())
-                    hits.append(agreement)
-        for lane in trainer.lanes:
-            trainer.renew(lane)
-        return float(torch.stack(losses).mean()), float(torch.stack(hits).mean())
+                    for player, rollout, gain in zip(self.players, rollouts, gains, strict=True):
+                        batch = self.cut(rollout, (gain - mean) / scale, gain + rollout.values[:-1], int(window))
+                        for static, part in zip(player.batch, batch, strict=True):
+                            static.copy_(part)
+                        player.learn()
+                        trainer.step += 1
+                        figures.append(player.figures.clone())
+            for player in self.players:
+                trainer.renew(player.lane)
+            loss, agreement = torch.stack(figures).mean(0).tolist()
+        return loss, agreement

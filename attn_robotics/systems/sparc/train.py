@@ -1,8 +1,9 @@
 """Train the SPARC network: `python -m attn_robotics.systems.sparc.train --help`.
 
 Behaviour cloning first (the expert drives), then DAgger: the policy drives under the rules it is used with, and the
-expert says in every state what it would have done. The rollout is the training pass: fleets advance step by step, the
-loss of a window of steps is sent back through the messages (truncated back-propagation), nothing is stored. MAPPO
+expert says in every state what it would have done. Fleets advance a window of steps; the window is decided
+again with gradients, and its loss is sent back through the messages (truncated back-propagation). Both are captured as
+CUDA graphs, since they would otherwise be bound by launching small kernels. MAPPO
 (`reinforce`) goes on from there.
 """
 
@@ -12,174 +13,36 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from attn_robotics.systems.sparc.config import SparcConfig
-from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
-from attn_robotics.systems.sparc.lanes import Lane, forward, gumbel_like
-from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.imitation import Trainer
+from attn_robotics.systems.sparc.policy import WeightsError, read_weights
 from attn_robotics.systems.sparc.reinforce import Reinforcer
-from attn_robotics.systems.sparc.validation import RULE_NAMES, print_table
-from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, read_facts, save_checkpoint
+from attn_robotics.systems.sparc.validation import print_table
+from attn_robotics.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    read_extra,
+    read_facts,
+    save_checkpoint,
+    write_atomically,
+)
 from attn_robotics.training.curves import Curves
+from attn_robotics.training.distributed import Group
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
-# How often a new episode is driven by each rule once the policy drives (DAgger).
-DRIVERS = {EXPERT: 0.1, SHIELD: 0.35, ONE_WINNER: 0.45, SHIELD_SWAP: 0.1}
-EPISODE_STEPS = 256
-STUCK_STEPS = 24  # a fleet that nobody moved in for so long is renewed: its state has been labelled often enough
-
-
-def team_mix(rows: int) -> tuple[TeamMix, ...]:
-    """The training distribution in `rows` rows of 128 slots: half of the robots in teams of 128."""
-    shares = {64: 0.2, 32: 0.12, 16: 0.09, 8: 0.09}
-    counts = {robots: max(1, round(rows * share)) for robots, share in shares.items()}
-    dense = max(1, rows - sum(counts.values()))
-    hard = max(1, dense * 2 // 3)
-    mix = [TeamMix(128, hard, (36, 40), (0.24, 0.34))]
-    if dense > hard:
-        mix.append(TeamMix(128, dense - hard, (26, 40), (0.0, 0.3)))
-    sides = {64: (20, 40), 32: (14, 40), 16: (10, 40), 8: (8, 40)}
-    mix += [TeamMix(robots, count, sides[robots], (0.0, 0.35)) for robots, count in counts.items()]
-    return tuple(mix)
-
-
-class Trainer:
-    """The training loop; see the module's words.
-
-    Args:
-        config: network.
-        rows: rows of 128 robots per lane; two lanes take turns, so that CPU and GPU work at once.
-        window: steps between updates, through which gradients flow.
-        seed: of everything.
-        device: torch device.
-        threads: CPU threads for worlds and expert.
-        peak_rate: highest learning rate.
-    """
-
-    def __init__(
-        self,
-        config: SparcConfig,
-        *,
-        rows: int,
-        window: int,
-        seed: int,
-        device: torch.device,
-        threads: int,
-        peak_rate: float,
-    ) -> None:
-        if config.recurrent:
-            raise ValueError('training keeps no LSTM state yet; set recurrent to False')
-        torch.manual_seed(seed)
-        self.network = SparcNetwork(config).to(device)
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=peak_rate, betas=(0.9, 0.98), eps=1e-8, weight_decay=1e-4
-        )
-        self.window = window
-        self.peak_rate = peak_rate
-        self.device = device
-        self.rng = np.random.default_rng(seed)
-        self.lanes = [
-            Lane(FleetWorlds(team_mix(rows), seed=seed + lane, threads=threads, history=config.history), device)
-            for lane in range(2)
-        ]
-        self.step = 0
-        self.robot_steps = 0
-        self.dagger = False
-        self.drivers = DRIVERS
-        self.solved: dict[str, list[float]] = defaultdict(list)
-        self._background = ThreadPoolExecutor(1)
-        for lane in self.lanes:
-            # Episodes in different phases from the first update on.
-            lane.worlds.state.steps[:] = self.rng.integers(0, 128, len(lane.worlds.state.steps))
-
-    def _start(self, lane: Lane) -> None:
-        lane.labels = self._background.submit(lane.worlds.label)
-        log_probs = forward(self.network, lane)
-        noisy = log_probs.detach() + lane.temperature * gumbel_like(log_probs)
-        lane.preferences = noisy
-        lane.losses.append(log_probs)
-
-    def _finish(self, lane: Lane) -> None:
-        assert lane.labels is not None and lane.preferences is not None
-        worlds = lane.worlds
-        labels = lane.labels.result()
-        target = torch.from_numpy(labels).to(self.device)
-        log_probs = lane.losses.pop()
-        lane.losses.append(-log_probs.gather(1, target[:, None]).mean())
-        lane.hits.append((log_probs.detach().argmax(1) == target).float().mean())
-        worlds.step(lane.preferences.cpu().numpy())
-        self.robot_steps += worlds.robots
-        self.renew(lane)
-
-    def renew(self, lane: Lane) -> None:
-        """Book the fleets whose episodes are over, and give them new problems."""
-        state = lane.worlds.state
-        done = state.arrived == state.size
-        over = np.flatnonzero(done | (state.steps >= EPISODE_STEPS) | (state.idle >= STUCK_STEPS))
-        if len(over):
-            for fleet in over:
-                self.solved[f'{RULE_NAMES[int(state.rule[fleet])]}/{state.size[fleet]}'].append(float(done[fleet]))
-            self._assign(lane, over)
-            lane.worlds.renew(over)
-            lane.refresh(over)
-
-    def _assign(self, lane: Lane, fleets: NDArray[np.int64]) -> None:
-        rules, shares = list(self.drivers), list(self.drivers.values())
-        drawn = self.rng.choice(rules, p=shares, size=len(fleets)) if self.dagger else EXPERT
-        lane.worlds.state.rule[fleets] = drawn
-        # The shield is mostly used with the policy's own order, the bare rule always draws.
-        cool = (lane.worlds.state.rule != ONE_WINNER) & (np.arange(len(lane.worlds.state.rule)) % 2 == 0)
-        heat = np.where(cool, 0.1, 1.0).astype(np.float32)
-        lane.temperature = torch.from_numpy(heat[lane.worlds.fleet][:, None]).to(self.device)
-
-    def begin_dagger(self) -> None:
-        """Let the policy drive from now on."""
-        self.dagger = True
-        for lane in self.lanes:
-            self._assign(lane, np.arange(len(lane.worlds.state.rule)))
-
-    def update(self, rate: float) -> tuple[float, float]:
-        """One window of steps and one optimiser step; returns loss and agreement with the expert."""
-        for lane in self.lanes:
-            lane.message = None if lane.message is None else lane.message.detach()
-            lane.losses, lane.hits = [], []
-        first, second = self.lanes
-        self._start(first)
-        for index in range(self.window):
-            self._start(second)
-            self._finish(first)
-            if index + 1 < self.window:
-                self._start(first)
-            self._finish(second)
-        loss = torch.stack(first.losses + second.losses).mean()
-        self.descend(loss, rate)
-        return float(loss.detach()), float(torch.stack(first.hits + second.hits).mean())
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._background.shutdown()
-        for lane in self.lanes:
-            lane.worlds.close()
-
-    def descend(self, loss: Tensor, rate: float) -> None:
-        """One optimiser step with clipped gradients."""
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        for group in self.optimiser.param_groups:
-            group['lr'] = rate
-        self.optimiser.step()
-        self.step += 1
+PANELS = {
+    'imitation': ['loss', 'disagreement'],
+    'bare': [f'bare/{n}' for n in (8, 32, 64, 128)],
+    'shield': [f'shield/{n}' for n in (8, 32, 64, 128)],
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -192,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         '--stage',
         choices=('bc', 'dagger', 'mappo'),
         default='dagger',
-        help='bc: the expert drives throughout; mappo: after --resume',
+        help='bc: the expert drives throughout; mappo: after --resume or --init',
     )
     parser.add_argument('--bc-share', type=float, default=0.08, help='share of the schedule before the policy drives')
     parser.add_argument(
@@ -210,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         '--threads', type=int, default=2, help='CPU threads for worlds; more than a few wait for each other'
     )
-    parser.add_argument('--resume', type=Path, help='folder of a checkpoint to continue from')
+    parser.add_argument('--updates', type=float, default=float('inf'), help='optimiser steps after which to stop')
+    parser.add_argument('--init', type=Path, help='weights (safetensors) to start a new training from')
+    parser.add_argument('--resume', type=Path, help='folder of a checkpoint to continue from, exactly')
     parser.add_argument('--save-every', type=float, default=60.0, help='seconds between checkpoints')
     parser.add_argument('--seeds', type=int, default=100, help='instances per row of the closing table, 0 for none')
     parser.add_argument('--table-seconds', type=float, default=120.0, help='time limit of the closing table')
@@ -218,104 +83,125 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return _run(options)
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, WeightsError, ValueError) as error:
         print(f'train: {error}', file=sys.stderr)
         return 2
 
 
 def _run(options: argparse.Namespace) -> int:
     preset = {'default': SparcConfig, 'small': SparcConfig.small, 'paper': SparcConfig.paper}[options.preset]
-    config = replace(preset(), **_settings(options.set))
-    if options.resume:  # a checkpoint knows its network
+    config = replace(preset(), **parse_settings(options.set))
+    initial = None
+    if options.resume:  # a checkpoint knows its network, and so do weights
         config = SparcConfig.from_dict(read_facts(options.resume)['config'])
-    device = torch.device(options.device)
+    elif options.init:
+        initial, _ = read_weights(options.init)
+        config = initial.config
     torch.set_float32_matmul_precision('high')
     # Threads that return from compiled code must not wait 5 ms for the one that launches GPU work.
     sys.setswitchinterval(2e-4)
+    group = Group(options.device)
     trainer = Trainer(
         config,
         rows=options.rows,
         window=options.window,
         seed=options.seed,
-        device=device,
+        device=group.device,
         threads=options.threads,
         peak_rate=options.rate,
+        group=group,
     )
-    spent = 0.0
-    if options.resume:
-        trainer.step, facts = load_checkpoint(
-            options.resume, trainer.network, trainer.optimiser, {'trainer': trainer.rng}
-        )
-        spent = facts['seconds']
-        trainer.robot_steps = facts['robot_steps']
+    if initial is not None:
+        trainer.network.load_state_dict(initial.state_dict())
+    spent, stage = (0.0, '') if options.resume is None else _resume(options.resume, trainer)
     learn = trainer.update
     if options.stage == 'mappo':
-        learn = Reinforcer(trainer).update
-    options.out.mkdir(parents=True, exist_ok=True)
+        learn = Reinforcer(trainer, begin=stage != 'mappo').update
     curves = Curves(options.out / 'curves.csv')
-    schedule = 60 * (options.schedule_minutes or options.minutes + spent / 60)
+    before = spent if stage == options.stage else 0.0  # a new stage has a schedule of its own
+    schedule = 60 * (options.schedule_minutes or options.minutes + before / 60)
 
     def save(budget: TimeBudget) -> None:
+        worlds = group.gather(trainer.keep())
+        if group.rank:
+            return
         facts = {'seconds': budget.total, 'robot_steps': trainer.robot_steps, 'config': config.to_dict()}
+        facts |= {'stage': options.stage, 'dagger': trainer.dagger, 'processes': group.size}
         save_checkpoint(
             options.out,
             trainer.network,
             trainer.optimiser,
             step=trainer.step,
             facts=facts,
-            generators={'trainer': trainer.rng},
+            generators=trainer.generators(),
+            extra=worlds,
         )
         curves.write()
-        curves.draw(
-            options.out / 'curves.png',
-            'seconds',
-            {
-                'imitation': ['loss', 'disagreement'],
-                'bare': [f'bare/{n}' for n in (8, 32, 64, 128)],
-                'shield': [f'shield/{n}' for n in (8, 32, 64, 128)],
-            },
-        )
+        curves.draw(options.out / 'curves.png', 'seconds', PANELS)
 
-    with TimeBudget(60 * options.minutes, spent) as budget, tqdm(total=int(schedule), unit='s', mininterval=5) as bar:
-        bar.update(int(spent))
+    bar = tqdm(total=int(schedule), unit='s', mininterval=5, disable=group.rank > 0)
+    with TimeBudget(60 * options.minutes, spent) as budget, bar:
+        bar.update(int(before))
         saved = shown = budget.elapsed
         sums: list[tuple[float, float]] = []
-        while not budget.is_over:
-            progress = budget.total / schedule
+        # The first process's clock decides for all of them.
+        while group.from_first(float(budget.is_over or trainer.step >= options.updates)) < 1:
+            progress = group.from_first((before + budget.elapsed) / schedule)
             if not trainer.dagger and options.stage == 'dagger' and progress >= options.bc_share:
                 trainer.begin_dagger()
             rate = cosine_rate(progress, trainer.step, peak=options.rate, floor=options.rate * 0.02, warmup=200)
             sums.append(learn(rate))
             if budget.elapsed - shown >= 5:
-                loss, agreement = np.mean(sums, 0)
-                row = {
-                    'step': trainer.step, 'seconds': budget.total, 'robot_steps': trainer.robot_steps,
-                    'rate': rate, 'loss': loss, 'disagreement': 1 - agreement,
-                }  # fmt: skip
-                row |= {name: float(np.mean(values[-200:])) for name, values in trainer.solved.items()}
-                trainer.solved = defaultdict(list, {k: v[-200:] for k, v in trainer.solved.items()})
+                row = _row(trainer, budget, rate, sums)
                 curves.add(row)
                 sums = []
-                bar.update(int(budget.total) - bar.n)
+                bar.update(int(before + budget.elapsed) - bar.n)
                 bar.set_postfix_str(
-                    f'step {trainer.step} loss {loss:.4f} agree {agreement:.3f} '
+                    f'step {trainer.step} loss {row["loss"]:.4f} agree {1 - row["disagreement"]:.3f} '
                     f'{trainer.robot_steps / budget.total / 1e6:.2f} M robot-steps/s '
-                    + ' '.join(f'{k} {row[k]:.2f}' for k in ('bare/128', 'shield/128', 'bare/8') if k in row)
+                    + ' '.join(f'{k} {row[k]:.2f}' for k in ('bare/128', 'shield/128', 'bare/8') if k in row),
+                    refresh=False,
                 )
                 shown = budget.elapsed
-            if budget.elapsed - saved >= options.save_every:
+            if group.from_first(float(budget.elapsed - saved >= options.save_every)) > 0:
                 save(budget)
                 saved = budget.elapsed
         save(budget)
-    if options.seeds:
+    if options.seeds and group.rank == 0:
         trainer.network.eval()
-        rows = print_table(trainer.network, device, options.seeds, options.threads, options.table_seconds)
-        (options.out / 'table.json').write_text(json.dumps(rows, indent=1))
+        rows = print_table(trainer.network, group.device, options.seeds, options.threads, options.table_seconds)
+        write_atomically(options.out / 'table.json', json.dumps(rows, indent=1))
     trainer.close()
+    group.close()
     return 0
 
 
-def _settings(pairs: list[str]) -> dict[str, Any]:
+def _resume(folder: Path, trainer: Trainer) -> tuple[float, str]:
+    """Go on from a checkpoint: returns seconds spent and the stage it was in."""
+    facts = read_facts(folder)
+    rank = trainer.group.rank if trainer.group else 0
+    kept = {name.split('.', 1)[1]: x for name, x in read_extra(folder).items() if name.startswith(f'{rank}.')}
+    try:
+        trainer.restore(kept)
+        generators = trainer.generators() if rank == 0 else {}
+    except (KeyError, ValueError) as error:
+        print(f'train: worlds are drawn anew: {error}', file=sys.stderr)
+        generators = {}
+    trainer.step, _ = load_checkpoint(folder, trainer.network, trainer.optimiser, generators)
+    trainer.robot_steps, trainer.dagger = facts['robot_steps'], bool(facts.get('dagger')) and bool(kept)
+    return float(facts['seconds']), str(facts.get('stage', ''))
+
+
+def _row(trainer: Trainer, budget: TimeBudget, rate: float, sums: list[tuple[float, float]]) -> dict[str, float]:
+    """One row of the curves; forgets all but the last 200 episodes of each kind."""
+    loss, agreement = np.mean(sums, 0)
+    trainer.solved = defaultdict(list, {name: values[-200:] for name, values in trainer.solved.items()})
+    row = {'step': trainer.step, 'seconds': budget.total, 'robot_steps': trainer.robot_steps}
+    row |= {'rate': rate, 'loss': float(loss), 'disagreement': float(1 - agreement)}
+    return row | {name: float(np.mean(values)) for name, values in trainer.solved.items()}
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """Parse NAME=VALUE pairs into the types of `SparcConfig`."""
     known = SparcConfig().to_dict()
     chosen: dict[str, Any] = {}

@@ -13,11 +13,14 @@ import yaml
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.config import SparcConfig
-from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.conflicts import one_winner
+from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
 from attn_robotics.systems.sparc.export import INPUTS, open_session
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.policy import Heard, SparcPolicy, WeightsError, read_weights
+from attn_robotics.systems.sparc.processor import observe
 from attn_robotics.systems.sparc.shield import Shield
+from attn_robotics.systems.sparc.team_value import TeamValue
 from attn_robotics.systems.sparc.weights_file import write_weights
 
 TINY = replace(SparcConfig.small(), width=32, field_of_view=5, mask_radius=6)
@@ -206,3 +209,38 @@ def test_the_shipped_weights_are_what_their_card_says() -> None:
     policy.reset(instance.grid, instance.goals)
     log_probs, _ = drive(policy, instance.starts, Shield(instance.grid), 60)
     assert np.isfinite(log_probs).all()
+
+
+def test_team_values_of_an_imagined_step_are_those_of_the_step_itself() -> None:
+    """What the conflict rule imagines is what the network says once the robots have moved."""
+    instance = random_instance(12, 0.2, 10, 3)
+    torch.manual_seed(0)
+    config = SparcConfig(width=16, heads=2, layers=1, feed_forward=16, relation_embedding=8)
+    policy = SparcPolicy(SparcNetwork(config).eval())
+    policy.reset(instance.grid, instance.goals)
+    rng = np.random.default_rng(0)
+    cells = instance.starts
+    policy.step(cells)
+    near = neighbours(instance.grid)
+    flat = (cells[:, 0] * 12 + cells[:, 1]).astype(np.int32)
+    actions = one_winner(near, flat, np.zeros((10, 5)), rng=rng)
+    stay = np.full(10, 4, np.int8)
+    values = TeamValue(policy, instance.grid, cells)(np.stack([actions, stay, actions]))
+    assert values[0] == values[2]
+    assert values[0] != values[1]
+    moved = (cells + MOVES[actions]).astype(np.int32)
+    kept = policy.messages.copy()
+    policy.step(moved)
+    policy.messages = kept
+    seen = observe(
+        instance.grid, moved, policy.goals, policy.distances, policy.priorities, policy.history, config.field_of_view
+    )
+    with torch.no_grad():
+        places = torch.from_numpy(moved)[None]
+        output = policy.network(
+            torch.from_numpy(seen.image)[None],
+            torch.from_numpy(seen.vector)[None],
+            policy.network.neighbour_relation(places, places),
+            torch.from_numpy(kept)[None],
+        )
+    assert values[0] == pytest.approx(float(output.values[..., 0].sum()), abs=1e-4)

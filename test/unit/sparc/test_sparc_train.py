@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attn_robotics.simulation.instances import random_instance
-from attn_robotics.systems.sparc import train, validation
+from attn_robotics.systems.sparc import ablation, imitation, validation
 from attn_robotics.systems.sparc.config import SparcConfig
-from attn_robotics.systems.sparc.data import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP, FleetWorlds, TeamMix
+from attn_robotics.systems.sparc.data import FleetWorlds, TeamMix
 from attn_robotics.systems.sparc.distance_fields import distance_fields
+from attn_robotics.systems.sparc.expert import rollout_many
+from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP
 from attn_robotics.systems.sparc.gridworld import count_conflicts
-from attn_robotics.systems.sparc.reinforce import PpoConfig, Reinforcer, advantages, step_rewards
-from attn_robotics.systems.sparc.train import Trainer, main, team_mix
+from attn_robotics.systems.sparc.imitation import Trainer, team_mix
+from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.reinforce import (
+    PpoConfig,
+    Reinforcer,
+    Rollout,
+    advantages,
+    draw_log_probs,
+    share_rewards,
+    step_rewards,
+)
+from attn_robotics.systems.sparc.train import main
 from attn_robotics.systems.sparc.validation import validate
-from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from attn_robotics.training.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    read_extra,
+    read_facts,
+    read_network,
+    save_checkpoint,
+)
 from attn_robotics.training.curves import Curves
+from attn_robotics.training.distributed import Group
+from attn_robotics.training.graphs import Replayed
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
 TINY = SparcConfig(width=16, heads=2, layers=1, feed_forward=16, relation_embedding=8, field_of_view=5)
@@ -88,6 +114,33 @@ def test_expert_fleets_arrive_and_priorities_follow_pibt() -> None:
     worlds.close()
 
 
+def test_the_expert_brings_dense_fleets_home_sooner_than_pibt_with_swap() -> None:
+    """Hindrance, the longest way first and unrest are worth more than a tenth of the steps of the last arrival."""
+    instances = [random_instance(16, 0.25, 32, seed) for seed in range(24)]
+    network = SparcNetwork(TINY)
+    finished, _ = validation.run_instances(network, torch.device('cpu'), instances, rule=EXPERT, steps=160)
+    plain = rollout_many(instances, method='pibt_swap', max_steps=160)
+    capped = [len(path) - 1 if (path[-1] == i.goals).all() else 160 for path, i in zip(plain, instances, strict=True)]
+    assert (finished >= 0).all()
+    assert finished.mean() < 0.95 * np.mean(capped)
+
+
+def test_a_kept_world_goes_on_exactly(tmp_path: Path) -> None:
+    one, other = small_worlds(7), small_worlds(8)
+    for _ in range(5):
+        one.label()
+        one.step(np.zeros((one.robots, 5), np.float32))
+    other.restore(one.keep())
+    for worlds in (one, other):
+        worlds.label()
+        worlds.step(np.zeros((worlds.robots, 5), np.float32))
+        worlds.close()
+    for left, right in zip(one.state, other.state, strict=True):
+        assert np.array_equal(left, right)
+    with pytest.raises(ValueError, match='other fleets'):
+        FleetWorlds(MIX[:1], seed=0, canvas=12, row_slots=32).restore(one.keep())
+
+
 def test_loaded_problems_keep_their_distances() -> None:
     instance = random_instance(10, 0.2, 16, 4)
     worlds = FleetWorlds([TeamMix(16, 1, (12, 12), (0.0, 0.0))], seed=0, canvas=12, row_slots=16)
@@ -122,7 +175,7 @@ def trainer(seed: int = 0) -> Trainer:
 
 @pytest.mark.timeout(100)
 def test_imitation_learns_and_the_policy_takes_over(monkeypatch) -> None:
-    monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(16, 2, (12, 16), (0.0, 0.2))])
+    monkeypatch.setattr(imitation, 'team_mix', lambda rows: [TeamMix(16, 2, (12, 16), (0.0, 0.2))])
     run = trainer()
     losses = [run.update(1e-2)[0] for _ in range(60)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:2])
@@ -159,6 +212,60 @@ def test_a_checkpoint_restores_network_optimiser_and_random_states_exactly(tmp_p
         optimiser.step()
     for left, right in zip(run.network.parameters(), other.network.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize('stage', ['dagger', 'mappo'])
+def test_a_resumed_training_goes_on_as_if_nothing_had_happened(stage: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(imitation, 'team_mix', lambda rows: [TeamMix(8, 1, (8, 10), (0.1, 0.3))])
+    monkeypatch.setattr(validation, 'QUICK_TABLE', [])
+    settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--window', '4', '--device', 'cpu']
+    arguments = [*settings_, '--minutes', '1', '--schedule-minutes', '1e9', '--bc-share', '0', '--stage', stage]
+    per_call = 1 if stage == 'dagger' else 4 * 2 * 2
+
+    def run(out: str, updates: int, *more: str) -> dict[str, torch.Tensor]:
+        assert main([*arguments, '--out', str(tmp_path / out), '--updates', str(updates * per_call), *more]) == 0
+        return read_network(tmp_path / out)[0]
+
+    whole = run('whole', 4)
+    run('half', 2)
+    resumed = run('rest', 4, '--resume', str(tmp_path / 'half'))
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+@pytest.mark.timeout(150)
+def test_two_processes_train_one_network_from_different_worlds(tmp_path: Path) -> None:
+    """`torchrun` starts two processes; the second one reports through the checkpoint that the first one writes."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m']
+    command += ['attn_robotics.systems.sparc.train', '--out', str(tmp_path), '--updates', '2', '--minutes', '2']
+    command += ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--rows', '5', '--window', '2']
+    command += ['--device', 'cpu', '--threads', '1', '--seeds', '0']
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    kept = read_extra(tmp_path)
+    assert {name.split('.')[0] for name in kept} == {'0', '1'}
+    assert not torch.equal(kept['0.0.goals'], kept['1.0.goals'])
+    assert read_facts(tmp_path)['processes'] == 2
+
+
+def test_gradients_are_averaged_over_processes() -> None:
+    context = torch.multiprocessing.get_context('spawn')
+    with tempfile.TemporaryDirectory() as folder, context.Pool(2) as pool:
+        results = pool.starmap(average_in_a_process, [(rank, f'{folder}/meet') for rank in range(2)])
+    assert results[0] == results[1] == pytest.approx([0.5, 0.5, 7.0])
+
+
+def average_in_a_process(rank: int, meeting: str) -> list[float]:
+    torch.distributed.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank, world_size=2)
+    group = Group.__new__(Group)
+    group.rank, group.size, group.device = rank, 2, torch.device('cpu')
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.full((2,), float(rank))
+    unused = torch.nn.Parameter(torch.zeros(1))
+    group.average_gradients([parameter, unused])
+    first = group.from_first(7.0 + rank)
+    group.close()
+    return [*parameter.grad.tolist(), first]
 
 
 def test_an_interrupted_save_leaves_the_checkpoint_before_it_readable(tmp_path: Path) -> None:
@@ -213,30 +320,46 @@ def test_the_time_budget_counts_earlier_runs_and_ends_on_interrupt() -> None:
 
 
 def reinforcer(monkeypatch) -> Reinforcer:
-    monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(16, 1, (8, 12), (0.1, 0.3))])
+    monkeypatch.setattr(imitation, 'team_mix', lambda rows: [TeamMix(16, 1, (8, 12), (0.1, 0.3))])
     return Reinforcer(trainer(), PpoConfig(steps=4))
+
+
+def first_ratios(learn: Reinforcer, lane: int, rollout: Rollout) -> torch.Tensor:
+    zero = torch.zeros_like(rollout.rewards)
+    batches = [learn.cut(rollout, zero, zero, window) for window in range(2)]
+    return torch.stack([learn.loss(learn.trainer.lanes[lane], batch)[1] for batch in batches])
 
 
 def test_the_first_importance_ratios_are_one(monkeypatch) -> None:
     """Every window of a rollout is recomputed from what its decisions saw: distances, messages, history."""
     learn = reinforcer(monkeypatch)
     for _ in range(2):  # the second rollout starts from messages that are not zero
-        for lane in learn.trainer.lanes:
-            rollout = learn.collect(lane)
-            gains = advantages(rollout.rewards, rollout.values, 0.99, 0.95)
-            for window in range(2):
-                _, ratio, _ = learn.loss(lane, rollout, gains, window)
-                assert (ratio - 1).abs().max() < 1e-4
+        for lane, player in enumerate(learn.players):
+            rollout = learn.collect(player)
+            assert (first_ratios(learn, lane, rollout) - 1).abs().max() < 1e-4
     assert rollout.messages[1].abs().max() > 0
 
 
 def test_recomputing_with_other_messages_would_be_noticed(monkeypatch) -> None:
     learn = reinforcer(monkeypatch)
-    lane = learn.trainer.lanes[0]
-    rollout = learn.collect(lane)
+    rollout = learn.collect(learn.players[0])
     rollout.messages[1] = torch.randn_like(rollout.messages[1])
-    _, ratio, _ = learn.loss(lane, rollout, rollout.rewards, 1)
-    assert (ratio - 1).abs().max() > 1e-4
+    assert (first_ratios(learn, 0, rollout)[1] - 1).abs().max() > 1e-4
+
+
+def test_draws_without_replacement_have_the_product_of_their_probabilities() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.1, 0.1, 0.0]).clamp(min=1e-30)
+    order = torch.tensor([1, 0, 2, 3, 4]).expand(3, 5)
+    found = draw_log_probs(probabilities.log().expand(3, 5), order, torch.tensor([0, 1, 2])).exp()
+    torch.testing.assert_close(found, torch.tensor([0.3, 0.3 * 0.5 / 0.7, 0.3 * 0.5 / 0.7 * 0.1 / 0.2]))
+
+
+def test_an_action_is_drawn_until_a_draw_is_executed(monkeypatch) -> None:
+    learn = reinforcer(monkeypatch)
+    rollout = learn.collect(learn.players[0])
+    executed = rollout.order.gather(2, rollout.taken[..., None])[..., 0]
+    history = rollout.states[1:, ..., 4].flatten(1)  # the newest entry of the state that follows
+    assert torch.equal(executed[:-1], history)
 
 
 def test_a_rollout_and_its_updates_change_the_policy_and_the_value(monkeypatch) -> None:
@@ -264,20 +387,42 @@ def test_advantages_equal_their_sum_of_discounted_surprises() -> None:
     torch.testing.assert_close(advantages(rewards, values, 0.9, 0.8), expected)
 
 
-def test_rewards_follow_the_table_and_are_shared_within_a_team_only() -> None:
-    plain = PpoConfig(shared=0.0)
-    wishes, executed = np.array([0, 1, 4, 4]), np.array([0, 4, 4, 4])
-    at_goal, fleet = np.array([False, False, False, True]), np.array([0, 0, 1, 1])
-    gained = np.array([1.0, 0.0, 0.0, 0.0])
-    own = step_rewards(wishes, executed, gained, at_goal, fleet, plain)
+def test_rewards_follow_the_table_and_are_shared_with_robots_near_by_only() -> None:
+    executed, refused = np.array([0, 4, 4, 4]), np.array([False, True, False, True])
+    at_goal = np.array([False, False, False, True])
+    own = step_rewards(executed, refused, np.array([1.0, 0.0, 0.0, 0.0]), at_goal, PpoConfig(collision=-2.0))
     np.testing.assert_allclose(own, [-0.2, -2.0, -0.3, 0.0], atol=1e-6)
-    shared = step_rewards(wishes, executed, gained, at_goal, fleet, PpoConfig(shared=1.0))
-    np.testing.assert_allclose(shared, [-1.1, -1.1, -0.15, -0.15], atol=1e-6)
+    cells = torch.tensor([[[0, 0], [0, 2], [0, 9], [0, 1]]])
+    fleet = torch.tensor([[0, 0, 0, 1]])
+    shared = share_rewards(torch.tensor([[-0.2, -2.0, -0.3, 0.0]]), cells, fleet, 1.0, 5)
+    torch.testing.assert_close(shared, torch.tensor([[-1.1, -1.1, -0.3, 0.0]]))
+
+
+@pytest.mark.timeout(100)
+def test_variants_of_the_ablation_take_the_same_number_of_updates(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(imitation, 'team_mix', lambda rows: [TeamMix(4, 1, (5, 7), (0.0, 0.2))])
+    monkeypatch.setattr(ablation, 'CASES', ((8, 0.3, ONE_WINNER),))
+    instance = random_instance(8, 0.1, 4, 0)
+    monkeypatch.setattr(ablation, 'frozen_instances', lambda robots, density, count: [instance] * count)
+    settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--device', 'cpu', '--chunk', '2']
+    assert (
+        ablation.main(['--out', str(tmp_path), '--seconds', '1', '--seeds', '1', '--instances', '2', *settings_]) == 0
+    )
+    table = json.loads((tmp_path / 'table.json').read_text())
+    assert [row['variant'] for row in table['rows']] == ['rmha', 'content_only', 'no_comm']
+    cards = [
+        yaml.safe_load((tmp_path / f'{name}-0.yaml').read_text()) for name in ablation.VARIANTS if 'near' not in name
+    ]
+    assert len({card['updates'] for card in cards}) == 1
+    assert [card['config']['mask_radius'] for card in cards] == [15, 15, 0]
+    assert len({card['parameters'] for card in cards}) == 1
+    assert (tmp_path / 'table.png').read_bytes()[:4] == b'\x89PNG'
+    assert 'content_only' in capsys.readouterr().out
 
 
 @pytest.mark.timeout(110)
 def test_the_command_trains_resumes_and_prints_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(train, 'team_mix', lambda rows: [TeamMix(4, 1, (5, 7), (0.0, 0.2))])
+    monkeypatch.setattr(imitation, 'team_mix', lambda rows: [TeamMix(4, 1, (5, 7), (0.0, 0.2))])
     monkeypatch.setattr(validation, 'QUICK_TABLE', [(2, 6, 0.0, SHIELD, 1.0, 0.5)])
     settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--window', '2', '--device', 'cpu']
     arguments = ['--out', str(tmp_path), '--minutes', '0.01', *settings_, '--bc-share', '0']
@@ -294,3 +439,12 @@ def test_the_command_trains_resumes_and_prints_a_table(tmp_path: Path, monkeypat
     assert 'start without --resume' in capsys.readouterr().err
     with pytest.raises(SystemExit, match='no SPARC setting'):
         main(['--set', 'colour=3'])
+
+
+def test_repeated_work_on_a_cpu_is_never_captured() -> None:
+    calls: list[int] = []
+    work = Replayed(lambda: calls.append(1), torch.device('cpu'))
+    for _ in range(6):
+        work()
+    assert len(calls) == 6
+    assert work.is_settled

@@ -1,0 +1,267 @@
+"""What communication is worth: RMHA, content-only attention and no communication, trained side by side.
+
+All networks of one table see the same number of updates, the same learning rates and worlds drawn from the same seeds;
+they differ in the communication alone. They share one device: each has a thread and a stream of its own, so that the
+small kernels of one fill the gaps of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from attn_robotics.simulation.instances import Instance
+from attn_robotics.systems.sparc import suites
+from attn_robotics.systems.sparc.config import SparcConfig
+from attn_robotics.systems.sparc.fleet_rules import ONE_WINNER, SHIELD
+from attn_robotics.systems.sparc.imitation import Trainer
+from attn_robotics.systems.sparc.report import wilson
+from attn_robotics.systems.sparc.train import parse_settings
+from attn_robotics.systems.sparc.validation import RULE_NAMES, run_instances
+from attn_robotics.systems.sparc.weights_file import write_weights
+from attn_robotics.training.checkpoint import write_atomically
+from attn_robotics.training.curves import Curves
+from attn_robotics.training.loop import cosine_rate
+
+# The published input (a field of view of 3, scalar distances, radius 40) or what ships, at half the width each.
+FAMILIES = {
+    'paper': SparcConfig(field_of_view=3, relation='distance', mask_radius=40, width=128, layers=2, feed_forward=256),
+    'shipping': SparcConfig(width=128, layers=2, feed_forward=256),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    'rmha': {},
+    'content_only': {'content_only': True},
+    'no_comm': {'mask_radius': 0},  # the same network, memory and size, hearing nobody but itself
+    'rmha_near': {'mask_radius': 7},
+    'content_only_near': {'content_only': True, 'mask_radius': 7},
+}
+# Robots, obstacles, rule: the frozen sets that the closing table uses, most wanted first.
+CASES = ((128, 0.3, ONE_WINNER), (64, 0.3, ONE_WINNER), (128, 0.3, SHIELD), (128, 0.15, ONE_WINNER))
+BC_SHARE = 0.08
+
+
+class Run:
+    """One network of the table."""
+
+    def __init__(self, variant: str, seed: int, config: SparcConfig, options: argparse.Namespace) -> None:
+        self.name = f'{variant}-{seed}'
+        self.variant, self.seed = variant, seed
+        self.trainer = Trainer(
+            replace(config, **VARIANTS[variant]),
+            rows=options.rows,
+            window=options.window,
+            seed=seed,
+            device=torch.device(options.device),
+            threads=1,
+            peak_rate=options.rate,
+            lanes=1,
+        )
+        self.losses: list[tuple[float, float]] = []
+
+
+class Together:
+    """Moves all runs on in step: chunks of updates under one learning rate, the clock read between chunks."""
+
+    def __init__(self, runs: list[Run], options: argparse.Namespace) -> None:
+        self.runs, self.options = runs, options
+        self.progress, self.updates = 0.0, 0
+        self._begin = time.monotonic()
+        self.curves = Curves(options.out / 'curves.csv')
+        self._bar = tqdm(total=int(options.seconds), unit='s', mininterval=5)
+        self._barrier = threading.Barrier(len(runs), self._between)
+
+    def _between(self) -> None:
+        elapsed = time.monotonic() - self._begin
+        self.progress = min(elapsed / self.options.seconds, 1.0)
+        self.updates += self.options.chunk
+        row: dict[str, float] = {'step': self.updates, 'seconds': elapsed}
+        row['robot_steps'] = self.runs[0].trainer.robot_steps
+        for run in self.runs:
+            loss, agreement = np.mean(run.losses[-self.options.chunk :], 0)
+            row |= {f'{run.name}/loss': loss, f'{run.name}/disagreement': 1 - agreement}
+            for name in ('bare/64', 'bare/128', 'shield/128'):
+                if run.trainer.solved.get(name):
+                    row[f'{run.name}/{name}'] = float(np.mean(run.trainer.solved[name][-100:]))
+        self.curves.add(row)
+        self._bar.update(int(elapsed) - self._bar.n)
+        words = f'{self.updates} updates, {row["robot_steps"] / 1e6:.1f} M robot-steps each'
+        self._bar.set_postfix_str(words, refresh=False)
+
+    def settle(self) -> None:
+        """First updates one network after the other: graphs are captured while nothing else runs."""
+        for run in self.runs:
+            for _ in range(5):
+                run.losses.append(run.trainer.update(self.options.rate / 200))
+
+    def train(self, run: Run) -> None:
+        """One network's part, in a thread of its own."""
+        trainer = run.trainer
+        try:
+            while self.progress < 1.0:
+                if not trainer.dagger and self.progress >= BC_SHARE:
+                    trainer.begin_dagger()
+                peak = self.options.rate
+                rate = cosine_rate(self.progress, self.updates, peak=peak, floor=0.02 * peak, warmup=200)
+                run.losses += [trainer.update(rate) for _ in range(self.options.chunk)]
+                self._barrier.wait()
+        except threading.BrokenBarrierError:
+            return
+        except BaseException:
+            self._barrier.abort()
+            raise
+
+    def run(self) -> None:
+        """Train all of them."""
+        self.settle()
+        self._begin = time.monotonic()
+        with ThreadPoolExecutor(len(self.runs)) as pool:
+            for done in [pool.submit(self.train, run) for run in self.runs]:
+                done.result()
+        self._bar.close()
+        self.curves.write()
+
+
+def frozen_instances(robots: int, density: float, count: int) -> list[Instance]:
+    """The first instances of a frozen set that ships."""
+    frozen = suites.shipped(robots, 40, density)
+    if frozen is None:
+        raise ValueError(f'no frozen set of {robots} robots at {density:.2f} ships')
+    return [frozen.instance(int(seed)) for seed in frozen.seeds[:count]]
+
+
+def evaluate(run: Run, count: int, cases: tuple[tuple[int, float, int], ...]) -> list[dict[str, Any]]:
+    """Play the frozen instances with one network; one row a case."""
+    rows = []
+    for robots, density, rule in cases:
+        with run.trainer.on_stream():
+            finished, arrived = run_instances(
+                run.trainer.network, run.trainer.device, frozen_instances(robots, density, count), rule=rule
+            )
+        solved = finished >= 0
+        rows.append(
+            {
+                'variant': run.variant,
+                'seed': run.seed,
+                'robots': robots,
+                'density': density,
+                'rule': RULE_NAMES[rule],
+                'success': float(solved.mean()),
+                'instances': count,
+                'steps': float(finished[solved].mean()) if solved.any() else None,
+                'on_goal': float(arrived.mean()),
+                'finished': finished.tolist(),
+            }
+        )
+        print(f'{run.name:>16} {robots:4d} {density:.2f} {RULE_NAMES[rule]:>7} {solved.mean():.2f}', flush=True)
+    return rows
+
+
+def summarise(rows: list[dict[str, Any]]) -> str:
+    """Mean success over training seeds, one line a case and rule."""
+    lines = []
+    for robots, density, rule in dict.fromkeys((row['robots'], row['density'], row['rule']) for row in rows):
+        parts = []
+        for variant in VARIANTS:
+            case = (variant, robots, density, rule)
+            chosen = [r for r in rows if (r['variant'], r['robots'], r['density'], r['rule']) == case]
+            if chosen:
+                solved = sum(round(r['success'] * r['instances']) for r in chosen)
+                low, high = wilson(solved, sum(r['instances'] for r in chosen))
+                each = ' '.join(f'{100 * r["success"]:.0f}' for r in chosen)
+                mean = np.mean([r['success'] for r in chosen])
+                parts.append(f'{variant} {100 * mean:.1f} [{100 * low:.0f}..{100 * high:.0f}] ({each})')
+        lines.append(f'{robots:4d} robots {100 * density:.0f} % {rule:>7}: ' + ', '.join(parts))
+    return '\n'.join(lines)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw success by variant, one panel a case: bars for all seeds with their 95 % interval, dots for each seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cases = list(dict.fromkeys((row['robots'], row['density'], row['rule']) for row in rows))
+    variants = list(dict.fromkeys(row['variant'] for row in rows))
+    figure = Figure(figsize=(2.6 * len(cases) + 0.6, 3.2), layout='constrained')
+    FigureCanvasAgg(figure)
+    for panel, case in zip(figure.subplots(1, len(cases), squeeze=False, sharey=True)[0], cases, strict=True):
+        for place, variant in enumerate(variants):
+            chosen = [r for r in rows if (r['robots'], r['density'], r['rule'], r['variant']) == (*case, variant)]
+            if not chosen:
+                continue
+            solved, count = (
+                sum(round(r['success'] * r['instances']) for r in chosen),
+                sum(r['instances'] for r in chosen),
+            )
+            low, high = wilson(solved, count)
+            rate = solved / count
+            panel.bar(place, 100 * rate, color=f'C{place}', alpha=0.5)
+            panel.errorbar(place, 100 * rate, [[100 * (rate - low)], [100 * (high - rate)]], color='black', capsize=3)
+            panel.plot(
+                [place] * len(chosen), [100 * r['success'] for r in chosen], 'o', color=f'C{place}', markersize=4
+            )
+        panel.set_xticks(range(len(variants)), [name.replace('_', ' ') for name in variants], rotation=20, fontsize=8)
+        panel.set_title(f'{case[0]} robots, {100 * case[1]:.0f} %, {case[2]}', fontsize=9)
+        panel.grid(axis='y', alpha=0.3)
+    figure.supylabel('all robots arrived [%]', fontsize=9)
+    partial = path.with_name(path.name + '.partial')
+    figure.savefig(partial, format='png', dpi=110)
+    partial.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=Path('runs/ablation'), help='folder of weights, curves, table')
+    parser.add_argument('--family', choices=FAMILIES, default='shipping', help='what all networks see')
+    parser.add_argument('--seeds', type=int, default=3, help='training seeds of each variant')
+    parser.add_argument('--seconds', type=float, default=360.0, help='training time')
+    parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=['rmha', 'content_only', 'no_comm'])
+    parser.add_argument('--rows', type=int, default=16, help='rows of 128 robots')
+    parser.add_argument('--window', type=int, default=4, help='steps per update, through which gradients flow')
+    parser.add_argument('--chunk', type=int, default=20, help='updates between looks at the clock')
+    parser.add_argument('--rate', type=float, default=7e-4, help='peak learning rate')
+    parser.add_argument('--instances', type=int, default=100, help='of each frozen set in the closing table')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a network setting')
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision('high')
+    sys.setswitchinterval(2e-4)
+    config = replace(FAMILIES[options.family], **parse_settings(options.set))
+    runs = [Run(variant, seed, config, options) for seed in range(options.seeds) for variant in options.variants]
+    together = Together(runs, options)
+    together.run()
+    for run in runs:
+        facts = {'variant': run.variant, 'seed': run.seed, 'updates': run.trainer.step}
+        with torch.no_grad():
+            facts['robot_steps'] = run.trainer.robot_steps
+            write_weights(options.out / f'{run.name}.safetensors', run.trainer.network, facts)
+        run.trainer.network.eval()
+    rows: list[dict[str, Any]] = []
+    for case in CASES:
+        with ThreadPoolExecutor(4) as pool:
+            for part in pool.map(lambda run: evaluate(run, options.instances, (case,)), runs):  # noqa: B023
+                rows += part
+        facts = {'family': options.family, 'config': config.to_dict(), 'updates': runs[0].trainer.step}
+        facts |= {'seconds': options.seconds, 'robot_steps': runs[0].trainer.robot_steps, 'rows': rows}
+        write_atomically(options.out / 'table.json', json.dumps(facts))
+    print(summarise(rows))
+    draw(rows, options.out / 'table.png')
+    for run in runs:
+        run.trainer.close()
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
