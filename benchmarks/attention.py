@@ -214,10 +214,10 @@ def main() -> int:
     parser.add_argument('--from-json', type=Path, help='measure nothing; print and plot an earlier run')
     arguments = parser.parse_args()
     if arguments.from_json:
-        results = json.loads(arguments.from_json.read_text())['rows']
-        print(table(results))
+        earlier = json.loads(arguments.from_json.read_text())['rows']
+        print(table(earlier))
         if arguments.plot:
-            draw(results, arguments.plot)
+            draw(earlier, arguments.plot)
         return 0
     if not torch.cuda.is_available():
         print('benchmarks/attention.py needs a CUDA device; --from-json shows an earlier run', file=sys.stderr)
@@ -232,13 +232,13 @@ def main() -> int:
     if arguments.parallel:
         compile_in_parallel(arguments, arguments.rows)
     deadline = start + (-1.0 if arguments.no_baselines else arguments.budget)
+    results, facts = ceilings(), conditions(arguments.seed)
     text = {
         'schema': 1,
         'command': ' '.join(['benchmarks/attention.py', *sys.argv[1:]]),
-        'conditions': conditions(arguments.seed),
-        'rows': ceilings(),
+        'conditions': facts,
+        'rows': results,
     }
-    results: list[dict[str, object]] = text['rows']  # type: ignore[assignment]  # the list inside `text`
     progress = tqdm(arguments.rows, desc='kernels', file=sys.stderr)
     try:
         for name in progress:
@@ -265,7 +265,7 @@ def main() -> int:
     if arguments.plot:
         draw(results, arguments.plot)
     if arguments.table or not arguments.json:
-        print('\n'.join(f'{key}: {value}' for key, value in text['conditions'].items()))  # type: ignore[attr-defined]
+        print('\n'.join(f'{key}: {value}' for key, value in facts.items()))
         print(table(results))
     return 0 if all(entry.get('met', True) for entry in results) else 1
 
