@@ -1,16 +1,20 @@
 """Compare our attention kernels with what libraries offer for the same problem, on one GPU in one process.
 
 Every row passes a correctness gate first: at most twice plain torch's error in the same precision against float64.
+Results are written after every row, so that a run that is stopped keeps what it has.
 `python benchmarks/attention.py --table`
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,11 +30,52 @@ def rms(value: torch.Tensor, truth: torch.Tensor) -> float:
     return float((value.double() - truth.double()).square().mean().sqrt())
 
 
+def case_of(row: Row) -> str:
+    """Name of a row in the results, `kernel/shape`."""
+    return f'{row.name}/{row.shape}'.replace(' ', '_')
+
+
+def is_wanted(group: str, row: Row, patterns: list[str]) -> bool:
+    """Whether a pattern names the row's group, its kernel or its case."""
+    names = (group, row.name.replace(' ', '_'), case_of(row))
+    return not patterns or any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
+
+
+def compile_only(group: str, patterns: list[str], without: tuple[str, ...]) -> None:
+    """Run every call of a group once, so that compilers fill their caches; failures are reported by the real run."""
+    for row in ROWS[group]():
+        if is_wanted(group, row, patterns):
+            works = [work for name, work in row.baselines.items() if f'{row.name}/{name}' not in without]
+            with dispatch.forcing('fused'):
+                _try(row.ours)
+            for work in works:
+                _try(work)
+
+
+def _try(work: Callable[[], object]) -> None:
+    try:
+        work()
+        torch.cuda.synchronize()
+    except Exception as problem:
+        print(f'compiling: {type(problem).__name__}: {str(problem)[:120]}', file=sys.stderr)
+
+
+def compile_in_parallel(arguments: argparse.Namespace, groups: list[str]) -> None:
+    """One process a group of rows; they share the on-disk caches of Triton and torch with this one."""
+    command = [sys.executable, __file__, '--compile-only']
+    options = ['--seed', str(arguments.seed)]
+    options += ['--only', *arguments.only] if arguments.only else []
+    options += ['--without', *arguments.without] if arguments.without else []
+    waiting = [subprocess.Popen([*command, '--rows', group, *options]) for group in groups]
+    for process in tqdm(waiting, desc='compiling', file=sys.stderr):
+        process.wait()
+
+
 def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[str, object]]:
     """Gate, time and compare one row; baselines are left out once the deadline has passed."""
     ours, low, truth = row.gate()
     error, allowed = rms(ours, truth), 2 * rms(low, truth) + 1e-6
-    case = f'{row.name}/{row.shape}'.replace(' ', '_')
+    case = case_of(row)
     found: list[dict[str, object]] = [
         {'name': f'rms_error/{case}', 'value': error, 'unit': '', 'target': allowed, 'met': error <= allowed}
     ]
@@ -138,41 +183,75 @@ def table(results: list[dict[str, object]]) -> str:
     return '\n'.join(lines)
 
 
+def ceilings() -> list[dict[str, object]]:
+    """What the machine allows: an empty node, a large copy, a large matrix product of random numbers."""
+    large, side = 2 << 30, 8192
+    a, b = (torch.randn(side, side, device='cuda', dtype=torch.bfloat16) for _ in range(2))
+    product_us = time_replay(lambda: a @ b).median_us
+    return [
+        {'name': 'time/empty_graph_node', 'value': empty_node_us(), 'unit': 'us'},
+        {'name': 'bandwidth/copy', 'value': large / copy_time_us(large) / 1e6, 'unit': 'TB/s'},
+        {'name': 'rate/matrix_product_bf16', 'value': 2 * side**3 / product_us / 1e6, 'unit': 'TFLOP/s'},
+    ]
+
+
 def main() -> int:
     """Parse arguments, measure, print and write; 0 when every goal is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--table', action='store_true', help='print the readable table (default unless --json alone)')
-    parser.add_argument('--rows', nargs='+', choices=sorted(ROWS), default=list(ROWS), help='kernels to measure')
-    parser.add_argument('--json', type=Path, help='write results here')
+    parser.add_argument('--rows', nargs='+', choices=sorted(ROWS), default=list(ROWS), help='groups of rows to measure')
+    parser.add_argument(
+        '--only', nargs='+', default=[], metavar='PATTERN', help="rows to measure, as 'relation/*' or 'gravity*'"
+    )
+    parser.add_argument('--json', type=Path, help='write results here, after every row')
     parser.add_argument('--plot', type=Path, help='write a bar chart here (needs matplotlib)')
     parser.add_argument('--seed', type=int, default=42, help='seed of all inputs')
     parser.add_argument('--budget', type=float, default=3600.0, help='seconds after which baselines are left out')
     parser.add_argument('--without', nargs='*', default=[], metavar='ROW/BASELINE', help='baselines to leave out')
     parser.add_argument('--no-baselines', action='store_true', help='time our kernels and the ceilings only')
+    parser.add_argument('--parallel', action='store_true', help='compile all rows in parallel processes first')
+    parser.add_argument('--compile-only', action='store_true', help='measure nothing, fill the caches of the compilers')
     parser.add_argument('--from-json', type=Path, help='measure nothing; print and plot an earlier run')
     arguments = parser.parse_args()
     if arguments.from_json:
-        results = json.loads(arguments.from_json.read_text())['rows']
-        print(table(results))
+        earlier = json.loads(arguments.from_json.read_text())['rows']
+        print(table(earlier))
         if arguments.plot:
-            draw(results, arguments.plot)
+            draw(earlier, arguments.plot)
         return 0
     if not torch.cuda.is_available():
         print('benchmarks/attention.py needs a CUDA device; --from-json shows an earlier run', file=sys.stderr)
         return 2
     torch.manual_seed(arguments.seed)
-    deadline = time.monotonic() + (0.0 if arguments.no_baselines else arguments.budget)
-    facts = conditions(arguments.seed)
-    results = [{'name': 'time/empty_graph_node', 'value': empty_node_us(), 'unit': 'us'}]
-    large = 2 << 30
-    results.append({'name': 'bandwidth/copy', 'value': large / copy_time_us(large) / 1e6, 'unit': 'TB/s'})
+    without = tuple(arguments.without)
+    if arguments.compile_only:
+        for name in arguments.rows:
+            compile_only(name, arguments.only, without)
+        return 0
+    start = time.monotonic()
+    if arguments.parallel:
+        compile_in_parallel(arguments, arguments.rows)
+    deadline = start + (-1.0 if arguments.no_baselines else arguments.budget)
+    results, facts = ceilings(), conditions(arguments.seed)
+    text = {
+        'schema': 1,
+        'command': ' '.join(['benchmarks/attention.py', *sys.argv[1:]]),
+        'conditions': facts,
+        'rows': results,
+    }
+    progress = tqdm(arguments.rows, desc='kernels', file=sys.stderr)
     try:
-        for name in tqdm(arguments.rows, desc='kernels', file=sys.stderr):
+        for name in progress:
             try:
                 for row in ROWS[name]():
-                    found = measure(row, deadline, tuple(arguments.without))
+                    if not is_wanted(name, row, arguments.only):
+                        continue
+                    progress.set_postfix_str(case_of(row))
+                    found = measure(row, deadline, without)
                     results += found
                     print(table(found), flush=True)
+                    if arguments.json:
+                        write_atomically(arguments.json, json.dumps(text, indent=1) + '\n')
                     torch.compiler.reset()
                     torch.cuda.empty_cache()
             except Exception as problem:  # one broken row must not hide the others
@@ -181,7 +260,6 @@ def main() -> int:
                 print(f'{name}: {note}', flush=True)
     except KeyboardInterrupt:
         print('stopped; what was measured so far follows', file=sys.stderr)
-    text = {'schema': 1, 'command': 'benchmarks/attention.py', 'conditions': facts, 'rows': results}
     if arguments.json:
         write_atomically(arguments.json, json.dumps(text, indent=1) + '\n')
     if arguments.plot:

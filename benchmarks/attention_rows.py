@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
@@ -25,6 +26,7 @@ from attn_robotics.kernels import svd as svd_op
 from attn_robotics.kernels.distance import distance_bias, pairwise_distance
 
 Work = Callable[[], object]
+functorch_config.donated_buffer = False  # compiled backward passes are replayed
 
 
 @dataclass
@@ -112,6 +114,33 @@ def _compiled(work: Work) -> Work:
     return torch.compile(work, dynamic=False)
 
 
+def _backward(forward: Callable[..., Tensor], leaves: list[Tensor], rest: tuple[Tensor, ...], seed: Tensor) -> Work:
+    """Gradients of `forward` at `leaves`; the forward pass runs once, on the stream of the first call."""
+    ready: list[Tensor] = []
+
+    def work() -> object:
+        if not ready:
+            ready.append(forward(*leaves, *rest))
+        return torch.autograd.grad(ready[0], leaves, seed, retain_graph=True)
+
+    return work
+
+
+def _gradient_gate(
+    operator: Callable[..., Tensor], leaves: list[Tensor], rest: tuple[Tensor, ...], seed: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Like `_gate` for gradients: all in one vector, each in units of its size in float64."""
+    found = []
+    for path, wide in (('naive', True), ('naive', False), ('fused', False)):
+        values = [(x.double() if wide else x).detach().requires_grad_() for x in leaves]
+        with dispatch.forcing(path):
+            out = operator(*values, *rest)
+        found.append(torch.autograd.grad(out, values, seed.to(out.dtype)))
+    size = [x.square().mean().sqrt() for x in found[0]]
+    truth, low, ours = (torch.cat([(x.double() / s).flatten() for x, s in zip(y, size, strict=True)]) for y in found)
+    return ours, low, truth
+
+
 def neighbour_sets() -> Iterator[Row]:
     """Neighbour sets with a metric bias and device-side lengths: throughput, then latency."""
     goals = {'copy': 0.85}
@@ -138,9 +167,7 @@ def neighbour_sets() -> Iterator[Row]:
             biased = s - a[h] * torch.log1p(c[h] * torch.sqrt(x * x + y * y))
             return torch.where(j < n[b], biased, -float('inf'))
 
-        baselines = {**_libraries(q, k, v, mask)}
-        if 'flex' in targets or sets == 1:
-            baselines['flex'] = _flex(q, k, v, score)
+        baselines = {**_libraries(q, k, v, mask), 'flex': _flex(q, k, v, score)}
         yield Row(
             'neighbour sets',
             f'{sets},{heads},{slots},{width}',
@@ -190,6 +217,23 @@ def relations() -> Iterator[Row]:
             {'compile': _compiled(table), 'flex': _flex(q, k, v, score)},
             {'best': goal},
             4 * q.numel() * 2 + relation.numel() * 2,
+        )
+        if slots > 32:
+            continue
+        leaves = [x.detach().requires_grad_() for x in (q, k, v, *tables)]
+        seed = _random(*q.shape)
+
+        def plain(*a: Tensor, scale=scale) -> Tensor:  # type: ignore[no-untyped-def]
+            return relation_op.table_relation_attention(*a, scale)[0]
+
+        yield Row(
+            'relation backward',
+            f'{sets},{heads},{slots},{width}',
+            _backward(ours, leaves, (relation,), seed),
+            lambda a=(leaves, (relation,), seed): _gradient_gate(ours, *a),
+            {'compile': _backward(torch.compile(plain, dynamic=False), leaves, (relation,), seed)},
+            {'best': 3},
+            7 * q.numel() * 2 + relation.numel() * 2,
         )
 
 

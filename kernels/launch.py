@@ -23,6 +23,11 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
+def starts_early(tensor: Tensor) -> bool:
+    """Whether a kernel may be launched before the one it depends on has ended (compute capability 9 and later)."""
+    return tensor.is_cuda and torch.cuda.get_device_capability(tensor.device)[0] >= 9
+
+
 def power_of_two(size: int, low: int = 16) -> int:
     """The smallest power of two that holds `size` and that a matrix instruction accepts."""
     return max(low, triton.next_power_of_2(size))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Operator = Callable[..., Tensor]
 
@@ -38,4 +39,28 @@ def with_definition_gradient(fast: Operator, definition: Operator, *arguments: T
     if not needs:
         return fast(*arguments)
     out: Tensor = _Recomputed.apply(fast, definition, *arguments)
+    return out
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, fast: Operator, gradient: Callable[..., tuple[Tensor | None, ...]], *arguments: Tensor
+    ) -> Tensor:
+        ctx.gradient = gradient
+        ctx.save_for_backward(*arguments)
+        return fast(*arguments)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.gradient(*ctx.saved_tensors, gradients[0])
+        return None, None, *found, *(None for _ in range(len(ctx.saved_tensors) - len(found)))
+
+
+def with_gradient(fast: Operator, gradient: Callable[..., tuple[Tensor | None, ...]], *arguments: Tensor) -> Tensor:
+    """Run `fast(*arguments)`, whose gradients are `gradient(*arguments, gradient of the output)`, first ones first."""
+    if not torch.is_grad_enabled() or not any(value.requires_grad for value in arguments):
+        return fast(*arguments)
+    out: Tensor = _WithGradient.apply(fast, gradient, *arguments)
     return out

@@ -12,7 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attn_robotics.kernels.launch import LOG2_E, interpreter_product, log2_positive, on_device_of, power_of_two, root
+from attn_robotics.kernels.launch import (
+    LOG2_E,
+    interpreter_product,
+    log2_positive,
+    on_device_of,
+    power_of_two,
+    root,
+)
 
 
 @triton.jit
@@ -22,6 +29,7 @@ def _neighbour_set(
     heads, slots, width, scale,
     AXES: tl.constexpr, LAW: tl.constexpr, HAS_LENGTHS: tl.constexpr, EVEN: tl.constexpr, PACK: tl.constexpr,
     HEADS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr,
+    FLAT: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     """One set, HEADS tiles of PACK heads, ROWS queries.
 
@@ -37,11 +45,26 @@ def _neighbour_set(
     n_slot = n % slots if PACK > 1 else n
     m_head = first[:, None] * PACK + (m // slots)[None, :] if PACK > 1 else first[:, None] + tl.zeros_like(m)[None, :]
     n_head = first[:, None] * PACK + (n // slots)[None, :] if PACK > 1 else first[:, None] + tl.zeros_like(n)[None, :]
-    m_far = m_head.to(tl.int64)
-    n_far = n_head.to(tl.int64)
-    q_at = q + b * q_b + (m_far * q_h + m_slot[None, :] * q_n)[:, :, None] + d[None, None, :]
-    k_at = k + b * k_b + (n_far * k_h + n_slot[None, :] * k_n)[:, None, :] + d[None, :, None]
-    v_at = v + b * v_b + (n_far * v_h + n_slot[None, :] * v_n)[:, :, None] + d[None, None, :]
+    if FLAT:  # contiguous and EVEN: one block of memory, its shape known at compile time
+        size: tl.constexpr = HEADS * PACK * SLOTS * WIDTH
+        start = (b * tl.num_programs(1) + tl.program_id(1)) * size
+        tile = tl.arange(0, HEADS)[:, None, None] * (KEYS * WIDTH)
+        m_at = tile + m[None, :, None] * WIDTH + d[None, None, :]
+        q_at = q + start + m_at
+        k_at = k + start + tile + n[None, None, :] * WIDTH + d[None, :, None]
+        v_at = v + start + tile + n[None, :, None] * WIDTH + d[None, None, :]
+        o_at = o + start + m_at
+    else:
+        m_far = m_head.to(tl.int64)
+        n_far = n_head.to(tl.int64)
+        q_at = q + b * q_b + (m_far * q_h + m_slot[None, :] * q_n)[:, :, None] + d[None, None, :]
+        k_at = k + b * k_b + (n_far * k_h + n_slot[None, :] * k_n)[:, None, :] + d[None, :, None]
+        v_at = v + b * v_b + (n_far * v_h + n_slot[None, :] * v_n)[:, :, None] + d[None, None, :]
+        o_at = o + b * o_b + (m_far * o_h + m_slot[None, :] * o_n)[:, :, None] + d[None, None, :]
+    # Every load is issued before anything waits for one: a launch is hardly longer than a trip to memory.
+    length = slots
+    if HAS_LENGTHS:
+        length = tl.load(lengths + b)
     if EVEN:
         q_tile = tl.load(q_at)
         k_tile = tl.load(k_at)
@@ -53,23 +76,50 @@ def _neighbour_set(
         q_tile = tl.load(q_at, mask=row_in[:, :, None] & wide_in[None, None, :], other=0.0)
         k_tile = tl.load(k_at, mask=key_in[:, None, :] & wide_in[None, :, None], other=0.0)
         v_tile = tl.load(v_at, mask=key_in[:, :, None] & wide_in[None, None, :], other=0.0)
-    length = slots
+    if AXES > 0:
+        p_m = positions + b * p_b + m_slot * p_n
+        p_n_at = positions + b * p_b + n_slot * p_n
+        m_there, n_there = m_slot < slots, n_slot < slots
+        if EVEN and PACK == 1:
+            mine_0 = tl.load(p_m)
+            other_0 = tl.load(p_n_at)
+            if AXES > 1:
+                mine_1 = tl.load(p_m + 1)
+                other_1 = tl.load(p_n_at + 1)
+            if AXES > 2:
+                mine_2 = tl.load(p_m + 2)
+                other_2 = tl.load(p_n_at + 2)
+        else:
+            mine_0 = tl.load(p_m, mask=m_there, other=0.0)
+            other_0 = tl.load(p_n_at, mask=n_there, other=0.0)
+            if AXES > 1:
+                mine_1 = tl.load(p_m + 1, mask=m_there, other=0.0)
+                other_1 = tl.load(p_n_at + 1, mask=n_there, other=0.0)
+            if AXES > 2:
+                mine_2 = tl.load(p_m + 2, mask=m_there, other=0.0)
+                other_2 = tl.load(p_n_at + 2, mask=n_there, other=0.0)
+        if PACK == 1:  # one head a tile: a strength for the tile, not for each row
+            known = first < heads
+            strength = tl.load(alpha + first, mask=known, other=0.0).to(tl.float32)[:, None, None]
+            inverse = tl.load(beta + first, mask=known, other=0.0).to(tl.float32)[:, None, None]
+        else:
+            strength = tl.load(alpha + m_head, mask=m_head < heads, other=0.0).to(tl.float32)[:, :, None]
+            inverse = tl.load(beta + m_head, mask=m_head < heads, other=0.0).to(tl.float32)[:, :, None]
+    # Padding may hold NaN, which a weight of zero would not silence.
     if HAS_LENGTHS:
-        length = tl.minimum(tl.load(lengths + b), slots)
-        # Padding may hold NaN, which a weight of zero would not silence.
+        length = tl.minimum(length, slots)
         v_tile = tl.where((n_slot < length)[None, :, None], v_tile, 0.0)
     scores = tl.dot(q_tile.to(PRODUCT), k_tile.to(PRODUCT), input_precision='ieee') * scale  # base 2: scale has log2 e
     if AXES > 0:
-        square = tl.zeros((ROWS, KEYS), tl.float32)
-        p_at = positions + b * p_b
-        for axis in tl.static_range(AXES):
-            mine = tl.load(p_at + m_slot * p_n + axis, mask=m_slot < slots, other=0.0).to(tl.float32)
-            other = tl.load(p_at + n_slot * p_n + axis, mask=n_slot < slots, other=0.0).to(tl.float32)
-            offset = mine[:, None] - other[None, :]
+        offset = mine_0.to(tl.float32)[:, None] - other_0.to(tl.float32)[None, :]
+        square = offset * offset
+        if AXES > 1:
+            offset = mine_1.to(tl.float32)[:, None] - other_1.to(tl.float32)[None, :]
+            square += offset * offset
+        if AXES > 2:
+            offset = mine_2.to(tl.float32)[:, None] - other_2.to(tl.float32)[None, :]
             square += offset * offset
         distance = root(square)[None, :, :]
-        strength = tl.load(alpha + m_head, mask=m_head < heads, other=0.0).to(tl.float32)[:, :, None]
-        inverse = tl.load(beta + m_head, mask=m_head < heads, other=0.0).to(tl.float32)[:, :, None]
         if LAW == 'power':
             scores -= strength * log2_positive(1.0 + inverse * distance)
         else:
@@ -77,22 +127,21 @@ def _neighbour_set(
     if PACK > 1:
         pair = ((m // slots)[:, None] == (n // slots)[None, :]) & (n < slots * PACK)[None, :]
         scores = tl.where((pair & (n_slot < length)[None, :])[None, :, :], scores, float('-inf'))
-    else:
+    elif HAS_LENGTHS or not EVEN:
         scores = tl.where((n_slot < length)[None, None, :], scores, float('-inf'))
     top = tl.max(scores, 2)
-    top = tl.where(top == float('-inf'), 0.0, top)  # a set without members: all weights below become exactly zero
+    if HAS_LENGTHS or not EVEN:
+        top = tl.where(top == float('-inf'), 0.0, top)  # a set without members: all weights below become exactly zero
     weights = tl.exp2(scores - top[:, :, None])
     total = tl.sum(weights, 2)
     out = tl.dot(weights.to(PRODUCT), v_tile.to(PRODUCT), input_precision='ieee')
-    out = out / tl.where(total > 0.0, total, 1.0)[:, :, None]
-    o_at = o + b * o_b + (m_far * o_h + m_slot[None, :] * o_n)[:, :, None] + d[None, None, :]
+    out = out * (1.0 / tl.where(total > 0.0, total, 1.0))[:, :, None]
     if HAS_LENGTHS:
         out = tl.where((m_slot < length)[None, :, None], out, 0.0)
     if EVEN:
         tl.store(o_at, out.to(o.dtype.element_ty))
     else:
-        kept = (m_head < heads) & (m < slots * PACK)[None, :]
-        tl.store(o_at, out.to(o.dtype.element_ty), mask=kept[:, :, None] & (d < width)[None, None, :])
+        tl.store(o_at, out.to(o.dtype.element_ty), mask=row_in[:, :, None] & (d < width)[None, None, :])
 
 
 def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, int]:
@@ -131,6 +180,7 @@ def neighbour_set_forward(
     axes = 0 if positions is None else positions.shape[2]
     pack = keys // slots if rows == keys and slots < keys and heads % (keys // slots) == 0 else 1
     even = heads % (group * pack) == 0 and slots * pack == keys and width == wide
+    flat = even and rows == keys and all(x.is_contiguous() for x in (q, k, v))
     grid = (sets, triton.cdiv(heads, group * pack), triton.cdiv(keys, rows))
     with on_device_of(q):
         _neighbour_set[grid](
@@ -139,6 +189,7 @@ def neighbour_set_forward(
             *((0, 0) if positions is None else positions.stride()[:2]),
             heads, slots, width, scale * LOG2_E,
             AXES=axes, LAW=law, HAS_LENGTHS=lengths is not None, EVEN=even, PACK=pack,
-            HEADS=group, ROWS=rows, KEYS=keys, WIDTH=wide, PRODUCT=interpreter_product(q.dtype), num_warps=warps,
+            HEADS=group, ROWS=rows, KEYS=keys, WIDTH=wide, PRODUCT=interpreter_product(q.dtype),
+            FLAT=flat, SLOTS=slots if flat else 0, num_warps=warps,
         )  # fmt: skip
     return out

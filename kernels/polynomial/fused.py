@@ -15,29 +15,47 @@ from attn_robotics.kernels.launch import on_device_of
 @triton.jit
 def _step(
     projected, gate, state, count, out, p_b, g_b, features,
-    DEGREE: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
+    DEGREE: tl.constexpr, DEGREES: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One stream, BLOCK features of every degree at a time; one program a stream, so that `count` has one writer."""
+    """One stream, BLOCK features of every degree at a time; one program a stream, so that `count` has one writer.
+
+    All loads of a block come before its first store: a store might alias a later load, which would have to wait.
+    """
     b = tl.program_id(0).to(tl.int64)
+    power = tl.arange(0, DEGREES)[:, None]
+    projected += b * p_b
+    gate += b * g_b
+    state += b * features
+    out += b * features
     seen = tl.load(count + b)
     keep = seen / (seen + 1.0)
     for start in tl.range(0, PART, BLOCK):
-        e = start + tl.arange(0, BLOCK)
-        real = e < PART
-        product = tl.full((BLOCK,), 1.0, tl.float32)
-        for power in tl.static_range(DEGREE):
-            at = power * PART + e
-            x = tl.load(projected + b * p_b + at, mask=real, other=0.0).to(tl.float32)
-            product *= 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-            mean = tl.load(state + b * features + at, mask=real, other=0.0)
-            mean = mean * keep + product * (1.0 - keep)
-            tl.store(state + b * features + at, mean, mask=real)
-            y = tl.load(gate + b * g_b + at, mask=real, other=0.0).to(tl.float32)
-            tl.store(out + b * features + at, (tl.sigmoid(y) * mean).to(out.dtype.element_ty), mask=real)
+        e = start + tl.arange(0, BLOCK)[None, :]
+        at = power * PART + e
+        if DEGREES == DEGREE and PART % BLOCK == 0:
+            x = tl.load(projected + at).to(tl.float32)
+            mean = tl.load(state + at)
+            y = tl.load(gate + at).to(tl.float32)
+        else:
+            real = (power < DEGREE) & (e < PART)
+            x = tl.load(projected + at, mask=real, other=0.0).to(tl.float32)
+            mean = tl.load(state + at, mask=real, other=0.0)
+            y = tl.load(gate + at, mask=real, other=0.0).to(tl.float32)
+        product = tl.cumprod(0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476)), 0)
+        mean = mean * keep + product * (1.0 - keep)
+        share = (tl.sigmoid(y) * mean).to(out.dtype.element_ty)
+        if DEGREES == DEGREE and PART % BLOCK == 0:
+            tl.store(state + at, mean)
+            tl.store(out + at, share)
+        else:
+            tl.store(state + at, mean, mask=real)
+            tl.store(out + at, share, mask=real)
     tl.store(count + b, seen + 1.0)
 
 
-def polynomial_step_fused(projected: Tensor, gate: Tensor, state: Tensor, count: Tensor, *, degree: int) -> Tensor:
+def polynomial_step_fused(
+    projected: Tensor, gate: Tensor, state: Tensor, count: Tensor, *, degree: int, warps: int = 8
+) -> Tensor:
     """See `attn_robotics.kernels.polynomial.polynomial_step`."""
     projected, gate = (x if x.stride(-1) == 1 else x.contiguous() for x in (projected, gate))
     streams, features = projected.shape
@@ -46,6 +64,7 @@ def polynomial_step_fused(projected: Tensor, gate: Tensor, state: Tensor, count:
     with on_device_of(projected):
         _step[(streams,)](
             projected, gate, state, count, out, projected.stride(0), gate.stride(0), features,
-            DEGREE=degree, PART=part, BLOCK=min(1024, triton.next_power_of_2(part)), num_warps=8,
+            DEGREE=degree, DEGREES=triton.next_power_of_2(degree), PART=part,
+            BLOCK=min(1024, triton.next_power_of_2(part)), num_warps=warps,
         )  # fmt: skip
     return out

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from attn_robotics.kernels import dispatch
-from attn_robotics.kernels.recompute import with_definition_gradient
+from attn_robotics.kernels.recompute import with_definition_gradient, with_gradient
 from attn_robotics.kernels.relation.naive import pairwise_relation_attention, table_relation_attention
 
 PATHS = ('table', 'pairwise')
 LARGEST_TABLE = 256
+LARGEST_BACKWARD = {'set': 32, 'table': 64, 'width': 64}  # above, gradients are those of the table form, recomputed
 __all__ = ['PATHS', 'relation_attention']
 
 
@@ -66,6 +67,11 @@ def relation_attention(
                 return table_relation_attention(q, k, v, a, b, relation, scale)[0]
 
             fast = partial(relation_forward, scale=scale)
+            if _has_backward(q, k, query_table):
+                from attn_robotics.kernels.relation.backward import sets_backward
+
+                gradient = partial(sets_backward, scale=scale)
+                return with_gradient(fast, gradient, q, k, v, query_table, key_table, relation), None
             return with_definition_gradient(fast, definition, q, k, v, query_table, key_table, relation), None
         path = 'table'
     if path == 'table':
@@ -75,6 +81,12 @@ def relation_attention(
     else:
         raise ValueError(f"path must be 'auto' or one of {PATHS}, got {path!r}")
     return out, weights if need_weights else None
+
+
+def _has_backward(q: Tensor, k: Tensor, table: Tensor) -> bool:
+    largest = LARGEST_BACKWARD
+    small = max(q.shape[2], k.shape[2]) <= largest['set'] and q.shape[3] <= largest['width']
+    return small and table.shape[0] <= largest['table']
 
 
 def _obstacle(q: Tensor, k: Tensor, table: Tensor) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from attn_robotics.kernels import dispatch
+from attn_robotics.kernels.recompute import with_definition_gradient
 from attn_robotics.kernels.svd import naive
 from attn_robotics.kernels.svd.naive import Factorisation, factorise_gram, gram
 
@@ -61,4 +64,22 @@ def svd_attention(
         raise ValueError(f'q and key_tokens must share their width, got {q.shape[-1]} and {key_tokens.shape[-1]}')
     values = key_tokens if value_tokens is None else value_tokens
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    obstacle = None
+    if q.ndim != 3 or key_tokens.shape[0] != q.shape[0] or values.shape[:2] != key_tokens.shape[:2]:
+        obstacle = 'queries are not (B, C, d) with one set of tokens each'
+    elif any(x not in (16, 32, 64, 128) for x in (q.shape[-1], values.shape[-1])) or key_tokens.shape[1] > 128:
+        obstacle = (
+            f'{key_tokens.shape[1]} tokens of width {q.shape[-1]} and {values.shape[-1]} are no tile of the kernel'
+        )
+    elif q.numel() == 0 or values.numel() == 0:
+        obstacle = 'nothing to compute'
+    definition = partial(_definition, scale=scale)
+    if dispatch.choose('svd_attention', q, obstacle=obstacle) == 'naive':
+        return definition(q, key_tokens, values)
+    from attn_robotics.kernels.svd.fused import attend_fused
+
+    return with_definition_gradient(partial(attend_fused, scale=scale), definition, q, key_tokens, values)
+
+
+def _definition(q: Tensor, key_tokens: Tensor, values: Tensor, *, scale: float) -> Tensor:
     return naive.svd_attention(q, key_tokens.to(q.dtype), values.to(q.dtype), scale=scale)

@@ -1,7 +1,9 @@
 """Gram matrix and its eigen-decomposition on the chip, for many small problems at once.
 
-Cyclic Jacobi with the tournament ordering: a sweep is d - 1 rounds, a round rotates d / 2 disjoint pairs of rows and
-columns at once. Library solvers run one small problem at a time, so a batch costs them far more than its arithmetic.
+One-sided cyclic Jacobi with the tournament ordering: a sweep is d - 1 rounds, a round turns d / 2 disjoint pairs of
+rows of the Gram matrix until all rows are orthogonal. They are then its eigenvectors, as long as their eigenvalues:
+neither columns nor a separate basis have to be turned. Library solvers run one small problem at a time, so a batch
+costs them far more than its arithmetic.
 """
 
 # Triton's language only looks like Python: types inside kernels mean nothing to mypy.
@@ -13,10 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attn_robotics.kernels.launch import interpreter_product, on_device_of
+from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
 from attn_robotics.kernels.svd.naive import NOISE, Factorisation
 
-SWEEPS = 6  # random symmetric matrices of width 64 reach float32 accuracy after five to six
+SWEEPS = 8  # random matrices of width 64 need six, spectra that fall by a factor of ten four
+CONVERGED = 1.0e-8  # squared cosine of the worst pair met in a sweep; one that small leaves its square behind
 
 
 @triton.jit
@@ -44,57 +47,111 @@ def _gram(
 @triton.jit
 def _jacobi(
     partial, tokens, spectrum, energy, counts, splits, rank, sweeps,
-    WIDTH: tl.constexpr, NOISE: tl.constexpr,
+    WIDTH: tl.constexpr, NOISE: tl.constexpr, CONVERGED: tl.constexpr,
 ):  # fmt: skip
     """Eigen-decomposition of one Gram matrix; writes the leading `rank` components, scaled."""
     b = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, WIDTH)
     square = i[:, None] * WIDTH + i[None, :]
-    a = tl.zeros((WIDTH, WIDTH), tl.float32)
+    rows = tl.zeros((WIDTH, WIDTH), tl.float32)
     for split in range(splits):
-        a += tl.load(partial + (b * splits + split) * WIDTH * WIDTH + square)
+        rows += tl.load(partial + (b * splits + split) * WIDTH * WIDTH + square)
     count = tl.maximum(tl.load(counts + b), 1.0)
-    a = a / count
+    rows = rows / count
     diagonal = i[:, None] == i[None, :]
-    vectors = tl.where(diagonal, 1.0, 0.0)  # rows become eigenvectors
-    for turn in range(sweeps * (WIDTH - 1)):
-        r = turn % (WIDTH - 1)
-        # Tournament: i meets 2r - i, and r meets the player who keeps the seat.
-        meets = (2 * r - i + (WIDTH - 1)) % (WIDTH - 1)
-        partner = tl.where(i == WIDTH - 1, r, tl.where(i == r, WIDTH - 1, meets))
-        is_partner = i[None, :] == partner[:, None]
-        own_row = tl.sum(tl.where(diagonal, a, 0.0), 0)  # by column
-        own = tl.sum(tl.where(diagonal, a, 0.0), 1)  # by row
-        other = tl.sum(tl.where(is_partner, own_row[None, :], 0.0), 1)
-        cross = tl.sum(tl.where(is_partner, a, 0.0), 1)
-        flat = tl.abs(cross) <= 1.0e-12 * (tl.abs(own) + tl.abs(other)) + 1.0e-37
-        tau = (other - own) / tl.where(flat, 1.0, 2.0 * cross)
-        # Both partners must turn the same way when tau is zero.
-        sign = tl.where((tau > 0.0) | ((tau == 0.0) & (i < partner)), 1.0, -1.0)
-        tangent = tl.where(flat, 0.0, sign / (tl.abs(tau) + tl.sqrt(1.0 + tau * tau)))
-        cosine = tl.rsqrt(1.0 + tangent * tangent)
-        weight = -tangent * cosine
-        pick = tl.zeros((WIDTH, WIDTH), tl.int32)
-        by_row = partner[:, None] + pick
-        vectors = cosine[:, None] * vectors + weight[:, None] * tl.gather(vectors, by_row, 0)
-        a = cosine[:, None] * a + weight[:, None] * tl.gather(a, by_row, 0)
-        turned = tl.trans(a)
-        a = cosine[:, None] * turned + weight[:, None] * tl.gather(turned, by_row, 0)
-    value = tl.maximum(tl.sum(tl.where(diagonal, a, 0.0), 1), 0.0)
-    value_row = tl.maximum(tl.sum(tl.where(diagonal, a, 0.0), 0), 0.0)
+    # In units of the trace, so that squares of eigenvalues stay in range.
+    trace = tl.sum(tl.sum(tl.where(diagonal, rows, 0.0), 1), 0)
+    rows = rows * (1.0 / tl.where(trace > 0.0, trace, 1.0))
+    spread = tl.zeros((WIDTH, WIDTH), tl.int32)
+    sweep = 0
+    worst = trace * 0.0 + 1.0
+    while (sweep < sweeps) & (worst > CONVERGED):
+        own = tl.sum(rows * rows, 1)
+        least = 16.0 * NOISE * NOISE * 1.4210855e-14 * tl.max(own, 0)  # rows below it are rounding noise, never square
+        largest = tl.zeros((WIDTH,), tl.float32)
+        for r in range(WIDTH - 1):
+            # Tournament: i meets 2r - i, and r meets the player who keeps the seat.
+            meets = (2 * r - i + (WIDTH - 1)) % (WIDTH - 1)
+            partner = tl.where(i == WIDTH - 1, r, tl.where(i == r, WIDTH - 1, meets))
+            others = tl.gather(rows, partner[:, None] + spread, 0)
+            other = tl.gather(own, partner, 0)
+            cross = tl.sum(rows * others, 1)
+            both = own * other
+            flat = cross * cross <= 1.0e-14 * both + 1.0e-37
+            counts_in = (own > least) & (other > least)
+            largest = tl.maximum(largest, tl.where(counts_in, cross * cross / tl.where(counts_in, both, 1.0), 0.0))
+            tau = (other - own) / tl.where(flat, 1.0, 2.0 * cross)
+            # Both partners must turn the same way when tau is zero.
+            sign = tl.where((tau > 0.0) | ((tau == 0.0) & (i < partner)), 1.0, -1.0)
+            tangent = tl.where(flat, 0.0, sign / (tl.abs(tau) + tl.sqrt(1.0 + tau * tau)))
+            cosine = tl.rsqrt(1.0 + tangent * tangent)
+            rows = cosine[:, None] * rows - (tangent * cosine)[:, None] * others
+            own = own - tangent * cross
+        worst = tl.max(largest, 0)
+        sweep += 1
+    value = tl.sqrt(tl.sum(rows * rows, 1))
     noise = NOISE * 1.1920929e-07 * tl.max(value, 0)
     value = tl.where(value > noise, value, 0.0)
-    value_row = tl.where(value_row > noise, value_row, 0.0)
+    value_row = tl.sum(tl.where(diagonal, value[:, None], 0.0), 0)
     ahead = (value_row[None, :] > value[:, None]) | ((value_row[None, :] == value[:, None]) & (i[None, :] < i[:, None]))
     place = tl.sum(ahead.to(tl.int32), 1)
+    scale = tl.sqrt(trace)
     length = tl.sqrt(value)
     chosen = place < rank
     at = tokens + (b * rank + place)[:, None] * WIDTH + i[None, :]
-    tl.store(at, length[:, None] * vectors, mask=chosen[:, None])
-    tl.store(spectrum + b * rank + place, length, mask=chosen)
+    tl.store(
+        at,
+        (scale / tl.where(value > 0.0, length, 1.0))[:, None] * tl.where(value[:, None] > 0.0, rows, 0.0),
+        mask=chosen[:, None],
+    )
+    tl.store(spectrum + b * rank + place, scale * length, mask=chosen)
     total = tl.sum(value, 0)
     held = tl.sum(tl.where(chosen, value, 0.0), 0)
     tl.store(energy + b, tl.where(total > 0.0, held / tl.where(total > 0.0, total, 1.0), 1.0))
+
+
+@triton.jit
+def _attend(
+    q, keys, values, out, q_b, q_c, o_b, o_c, candidates, rank, scale,
+    ROWS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, PRODUCT: tl.constexpr,
+):  # fmt: skip
+    """Softmax over plus and minus every token for one tile of queries."""
+    b = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    r = tl.arange(0, RANK)
+    d = tl.arange(0, WIDTH)
+    y = tl.arange(0, VALUE)
+    there = row < candidates
+    q_at = q + b * q_b + row.to(tl.int64)[:, None] * q_c + d[None, :]
+    q_tile = tl.load(q_at, mask=there[:, None], other=0.0).to(PRODUCT)
+    z = tl.load(keys + (b * rank + r)[:, None] * WIDTH + d[None, :], mask=(r < rank)[:, None], other=0.0)
+    x = tl.load(values + (b * rank + r)[:, None] * VALUE + y[None, :], mask=(r < rank)[:, None], other=0.0)
+    real = tl.max(tl.abs(z), 1) > 0.0  # a component of length zero is no token
+    scores = tl.dot(q_tile, tl.trans(z.to(PRODUCT)), input_precision='ieee') * scale
+    top = tl.max(tl.abs(scores), 1)[:, None]
+    plus = tl.where(real[None, :], tl.exp2(scores - top), 0.0)
+    minus = tl.where(real[None, :], tl.exp2(-scores - top), 0.0)
+    mass = tl.sum(plus + minus, 1)
+    mixed = tl.dot((plus - minus).to(PRODUCT), x.to(PRODUCT), input_precision='ieee')
+    mixed = mixed * (1.0 / tl.where(mass > 0.0, mass, 1.0))[:, None]
+    o_at = out + b * o_b + row.to(tl.int64)[:, None] * o_c + y[None, :]
+    tl.store(o_at, mixed.to(out.dtype.element_ty), mask=there[:, None])
+
+
+def attend_fused(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, rows: int = 64) -> Tensor:
+    """See `attn_robotics.kernels.svd.svd_attention`, q (B, C, d)."""
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    keys, values = keys.contiguous(), values.contiguous()
+    sets, candidates, width = q.shape
+    rank, value = values.shape[1:]
+    out = torch.empty((sets, candidates, value), dtype=q.dtype, device=q.device)
+    with on_device_of(q):
+        _attend[(triton.cdiv(candidates, rows), sets)](
+            q, keys, values, out, *q.stride()[:2], *out.stride()[:2], candidates, rank, scale * LOG2_E,
+            ROWS=rows, RANK=power_of_two(rank), WIDTH=width, VALUE=value, PRODUCT=interpreter_product(q.dtype),
+            num_warps=4,
+        )  # fmt: skip
+    return out
 
 
 def factorise_fused(
@@ -121,6 +178,17 @@ def factorise_fused(
             HAS_KEEP=kept is not None, ITEMS=64, WIDTH=width, PRODUCT=interpreter_product(history.dtype), num_warps=4,
         )  # fmt: skip
         _jacobi[(sets,)](
-            partial, tokens, spectrum, energy, counts, splits, rank, sweeps, WIDTH=width, NOISE=NOISE, num_warps=warps
+            partial,
+            tokens,
+            spectrum,
+            energy,
+            counts,
+            splits,
+            rank,
+            sweeps,
+            WIDTH=width,
+            NOISE=NOISE,
+            CONVERGED=CONVERGED,
+            num_warps=warps,
         )
     return Factorisation(tokens, spectrum, energy)

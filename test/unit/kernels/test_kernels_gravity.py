@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attn_robotics.kernels.gravity import fused, gravity_attention
+from attn_robotics.kernels.gravity import gravity_attention
 from attn_robotics.kernels.gravity.fused import gravity_forward
 
 
@@ -36,10 +36,9 @@ def test_metric_distance_kernel_is_as_accurate_as_torch(metric, axes, device, th
     assert (out[0] == 0).all()  # an empty set
 
 
-def test_far_tiles_may_expand_the_logarithm(device, monkeypatch):
+def test_far_tiles_may_expand_the_logarithm(device):
     q, k, v, alpha, beta = make(1, 1, 250, 250, dtype=torch.float32, device=device)
     alpha[:] = 4.0
-    monkeypatch.setattr(fused, 'VERY_FAR_TILES', 12)
     truth = gravity_attention(*(x.double() for x in (q, k, v, alpha, beta)), causal=True)
     options = {'metric': 'index', 'causal': True, 'placement': 'logit', 'scale': 0.25, 'config': (16, 16, 4, 1)}
     near = gravity_forward(q, k, v, alpha, beta, None, None, None, zones=False, **options)

@@ -3,7 +3,9 @@ import torch
 
 from attn_robotics.kernels import dispatch
 from attn_robotics.kernels.relation import relation_attention
+from attn_robotics.kernels.relation.backward import sets_backward
 from attn_robotics.kernels.relation.fused import relation_forward
+from attn_robotics.kernels.relation.sets import sets_forward
 
 
 def make(sets, heads, queries, keys, width, rows, dtype, device):
@@ -35,6 +37,29 @@ def test_every_tiling_computes_the_same(config, device):
     arguments = make(3, 2, 8, 8, 16, 41, torch.float32, device)
     found = relation_forward(*arguments, scale=0.25, config=config)
     torch.testing.assert_close(found, output(*arguments))
+
+
+@pytest.mark.parametrize(('queries', 'keys', 'rows'), [(8, 8, 41), (5, 12, 20), (20, 3, 41), (32, 32, 60)], ids=str)
+@pytest.mark.parametrize('packed', [False, True], ids=['plain', 'packed'])
+def test_sets_that_share_a_tile_do_not_see_each_other(queries, keys, rows, packed, device, as_accurate_as_torch):
+    arguments = make(5, 2, queries, keys, 24, rows, torch.bfloat16, device)
+    truth = output(*(x.double() if x.is_floating_point() else x for x in arguments))
+    for config in ((16, 4, 1, 1), (64, 4, 2, 1)):
+        found = sets_forward(*arguments, scale=24**-0.5, config=config, packed=packed)
+        as_accurate_as_torch(found, output(*arguments), truth)
+        assert (found[0, :, 0] == 0).all()
+
+
+@pytest.mark.parametrize(('queries', 'keys', 'rows'), [(8, 8, 41), (5, 12, 20), (32, 17, 64)], ids=str)
+@pytest.mark.parametrize('tile', [16, 64])
+def test_gradient_kernel_matches_the_definition(queries, keys, rows, tile, device, poisoned_empty):
+    arguments = make(5, 2, queries, keys, 24, rows, torch.float32, device)
+    leaves = [x.double().requires_grad_() for x in arguments[:5]]
+    gradient = torch.randn(5, 2, queries, 24, device=device)
+    truth = torch.autograd.grad(output(*leaves, arguments[5]), leaves, gradient.double())
+    found = sets_backward(*arguments, gradient, scale=24**-0.5, config=(tile, 4, 1))
+    for mine, true in zip(found, truth, strict=True):
+        torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_are_only_given_by_the_definition(device):

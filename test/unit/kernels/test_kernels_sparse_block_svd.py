@@ -123,6 +123,20 @@ def test_jacobi_kernel_finds_the_components(masked, device, poisoned_empty):
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(('candidates', 'rank', 'value'), [(5, 3, 16), (70, 20, 32)], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_attention_to_mirrored_tokens_is_as_accurate_as_torch(
+    candidates, rank, value, dtype, device, three_ways, poisoned_empty
+):
+    torch.manual_seed(0)
+    q = torch.randn(3, candidates, 16, dtype=dtype, device=device)
+    keys = torch.randn(3, rank, 16, device=device)
+    keys[1] = 0  # an empty history
+    keys[0, -1] = 0
+    out = three_ways(svd_attention, q, keys, torch.randn(3, rank, value, device=device))
+    assert (out[1] == 0).all()
+
+
 def test_the_linear_form_is_lossless_at_full_rank_and_signs_do_not_matter():
     torch.manual_seed(0)
     history = torch.randn(2, 50, 3, dtype=torch.float64) @ torch.randn(2, 3, 8, dtype=torch.float64)

@@ -1,0 +1,200 @@
+"""Relation attention inside many small sets: several sets share a tile, pairs are formed only within them.
+
+With tables a, b of M rows, `(q_i + a_m) . (k_j + b_m) = q_i . k_j + (q_i + a_m) . b_m + a_m . k_j`. A program keeps the
+tables on the chip and walks over groups of sets, whose loads run ahead: two matrix products give every member's value
+for every relation, and each pair picks two of them. Picking costs a shuffle per 32 relations; in bfloat16 two values
+travel in one word, rounded like any product of that type.
+"""
+
+# Triton's language only looks like Python: types inside kernels mean nothing to mypy.
+# mypy: ignore-errors
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from attn_robotics.kernels.launch import APPROXIMATE, LOG2_E, interpreter_product, on_device_of, power_of_two
+
+LARGEST = 64  # members of a set
+PROCESSORS = 132  # of the GPU that the work is spread over
+
+
+@triton.jit
+def _pack(low, high):
+    """Two float32 as bfloat16 in one int32, rounded to nearest."""
+    if APPROXIMATE:
+        return tl.inline_asm_elementwise(
+            'cvt.rn.bf16x2.f32 $0, $1, $2;', '=r,f,f', [high, low], dtype=tl.int32, is_pure=True, pack=1
+        )
+    else:
+        low = (low.to(tl.int32, bitcast=True) + 0x8000) >> 16
+        high = (high.to(tl.int32, bitcast=True) + 0x8000) & -65536
+        return (low & 0xFFFF) | high
+
+
+@triton.jit
+def _unpack(pair, index):
+    """The second of two packed numbers where index >= 32, else the first."""
+    return tl.where(index >= 32, pair & -65536, pair << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _tables(query_table, key_table, m, d, a_m, b_m, table, width, PRODUCT: tl.constexpr):
+    """Rows m of both tables of one head and their products a_m . b_m."""
+    there = (m < table)[:, None] & (d < width)[None, :]
+    a = tl.load(query_table + m[:, None] * a_m + d[None, :], mask=there, other=0.0).to(PRODUCT)
+    b = tl.load(key_table + m[:, None] * b_m + d[None, :], mask=there, other=0.0).to(PRODUCT)
+    return a, b, tl.sum(a.to(tl.float32) * b.to(tl.float32), 1)
+
+
+@triton.jit
+def _sets(
+    q, k, v, o, query_table, key_table, relation,
+    q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, a_m, a_h, b_m, b_h, r_b, r_q,
+    sets, queries, keys, table, width, scale,
+    SLOTS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, TABLE: tl.constexpr, EVEN: tl.constexpr,
+    PRODUCT: tl.constexpr, STAGES: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """Every num_programs(0)-th group of ROWS / SLOTS sets of one head.
+
+    Pairs are formed in BATCH tiles of TILE members, PACK sets to a tile; rows of a set are SLOTS apart.
+    """
+    TILE: tl.constexpr = SLOTS if SLOTS > 16 else 16
+    PACK: tl.constexpr = TILE // SLOTS
+    BATCH: tl.constexpr = ROWS // TILE
+    GROUP: tl.constexpr = ROWS // SLOTS
+    h = tl.program_id(1).to(tl.int64)
+    d = tl.arange(0, WIDTH)
+    m = tl.arange(0, TABLE)
+    query_table += h * a_h
+    key_table += h * b_h
+    a, b, constant = _tables(query_table, key_table, m, d, a_m, b_m, table, width, PRODUCT)
+    if PACKED:
+        half = tl.arange(0, 32)
+        a_0, b_0, constant_0 = _tables(query_table, key_table, half, d, a_m, b_m, table, width, PRODUCT)
+        a_1, b_1, constant_1 = _tables(query_table, key_table, half + 32, d, a_m, b_m, table, width, PRODUCT)
+    r = tl.arange(0, ROWS)
+    own = r // SLOTS
+    slot = r % SLOTS
+    e = tl.arange(0, BATCH)[:, None, None]
+    i = tl.arange(0, TILE)[None, :, None]
+    j = tl.arange(0, TILE)[None, None, :]
+    i_set = e * PACK + i // SLOTS
+    same = (i // SLOTS == j // SLOTS) & (e >= 0)
+    forth = i_set * r_b + i % SLOTS * r_q + j % SLOTS
+    back = i_set * r_b + j % SLOTS * r_q + i % SLOTS
+    w = tl.arange(0, TILE)[None, :, None]
+    v_tile_at = (e * PACK + w // SLOTS) * v_b + w % SLOTS * v_n + d[None, None, :]
+    groups = tl.cdiv(sets, GROUP)
+    for group in tl.range(tl.program_id(0), groups, tl.num_programs(0), num_stages=STAGES):
+        first = tl.cast(group, tl.int64) * GROUP
+        q_at = q + first * q_b + h * q_h + (own * q_b + slot * q_n)[:, None] + d[None, :]
+        k_at = k + first * k_b + h * k_h + (own * k_b + slot * k_n)[:, None] + d[None, :]
+        v_at = v + first * v_b + h * v_h + v_tile_at
+        r_at = relation + first * r_b
+        if EVEN:
+            q_tile = tl.load(q_at).to(PRODUCT)
+            k_tile = tl.load(k_at).to(PRODUCT)
+            v_tile = tl.load(v_at).to(PRODUCT)
+            index = tl.load(r_at + forth, mask=same, other=-1).to(tl.int32)
+            turned = tl.load(r_at + back, mask=same, other=-1).to(tl.int32)
+        else:
+            left = sets - group * GROUP
+            wide = (d < width)[None, :]
+            row_in = ((own < left) & (slot < queries))[:, None] & wide
+            key_in = ((own < left) & (slot < keys))[:, None] & wide
+            q_tile = tl.load(q_at, mask=row_in, other=0.0).to(PRODUCT)
+            k_tile = tl.load(k_at, mask=key_in, other=0.0).to(PRODUCT)
+            v_in = (e * PACK + w // SLOTS < left) & (w % SLOTS < keys) & (d < width)[None, None, :]
+            v_tile = tl.load(v_at, mask=v_in, other=0.0).to(PRODUCT)
+            there = same & (i_set < left)
+            pair = there & (i % SLOTS < queries) & (j % SLOTS < keys)
+            index = tl.load(r_at + forth, mask=pair, other=-1).to(tl.int32)
+            pair = there & (j % SLOTS < queries) & (i % SLOTS < keys)
+            turned = tl.load(r_at + back, mask=pair, other=-1).to(tl.int32)
+        if PACKED:
+            by_query = _pack(
+                tl.dot(q_tile, tl.trans(b_0), input_precision='ieee') + constant_0[None, :],
+                tl.dot(q_tile, tl.trans(b_1), input_precision='ieee') + constant_1[None, :],
+            )
+            by_key = _pack(
+                tl.dot(k_tile, tl.trans(a_0), input_precision='ieee'),
+                tl.dot(k_tile, tl.trans(a_1), input_precision='ieee'),
+            )
+            by_query = tl.reshape(by_query, (BATCH, TILE, 32))
+            by_key = tl.reshape(by_key, (BATCH, TILE, 32))
+        else:
+            by_query = tl.dot(q_tile, tl.trans(b), input_precision='ieee') + constant[None, :]
+            by_key = tl.dot(k_tile, tl.trans(a), input_precision='ieee')
+            by_query = tl.reshape(by_query, (BATCH, TILE, TABLE))
+            by_key = tl.reshape(by_key, (BATCH, TILE, TABLE))
+        q_3 = tl.reshape(q_tile, (BATCH, TILE, WIDTH))
+        k_3 = tl.permute(tl.reshape(k_tile, (BATCH, TILE, WIDTH)), (0, 2, 1))
+        scores = tl.dot(q_3, k_3, input_precision='ieee')
+        if PACKED:
+            scores += _unpack(tl.gather(by_query, index & 31, 2), index)
+            scores += tl.permute(_unpack(tl.gather(by_key, turned & 31, 2), turned), (0, 2, 1))
+        else:
+            scores += tl.gather(by_query, tl.maximum(index, 0), 2)
+            scores += tl.permute(tl.gather(by_key, tl.maximum(turned, 0), 2), (0, 2, 1))
+        scores = tl.where(index >= 0, scores * scale, float('-inf'))
+        top = tl.max(scores, 2)
+        top = tl.where(top == float('-inf'), 0.0, top)
+        weights = tl.exp2(scores - top[:, :, None])
+        total = tl.sum(weights, 2)
+        out = tl.dot(weights.to(PRODUCT), v_tile, input_precision='ieee')
+        out = out * (1.0 / tl.where(total > 0.0, total, 1.0))[:, :, None]
+        o_at = o + first * o_b + h * o_h + (own * o_b + slot * o_n)[:, None] + d[None, :]
+        out = tl.reshape(out, (ROWS, WIDTH)).to(o.dtype.element_ty)
+        if EVEN:
+            tl.store(o_at, out)
+        else:
+            tl.store(o_at, out, mask=row_in)
+
+
+def geometry(queries: int, keys: int, rows: int) -> tuple[int, int]:
+    """Slots of a set, and rows of a tile that holds whole sets."""
+    slots = power_of_two(max(queries, keys), 8)
+    return slots, max(rows, slots, 16)
+
+
+def settings(slots: int) -> tuple[int, int, int, int]:
+    """Rows of a tile, warps, stages, programs a processor."""
+    return (64, 4, 3, 2)
+
+
+def sets_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    relation: Tensor,
+    *,
+    scale: float,
+    config: tuple[int, int, int, int] | None = None,
+    packed: bool | None = None,
+) -> Tensor:
+    """See `attn_robotics.kernels.relation`; last axes are contiguous. `config`, `packed`: for tuning and tests."""
+    sets, heads, queries, width = q.shape
+    keys, table = k.shape[2], query_table.shape[0]
+    rows, warps, stages, resident = config or settings(power_of_two(max(queries, keys), 8))
+    slots, rows = geometry(queries, keys, rows)
+    groups = triton.cdiv(sets, rows // slots)
+    if packed is None:
+        packed = q.dtype == torch.bfloat16 and 32 < table <= 64
+    out = torch.empty(q.shape, dtype=v.dtype, device=q.device)
+    wide = power_of_two(width)
+    with on_device_of(q):
+        _sets[(min(groups, triton.cdiv(PROCESSORS * resident, heads)), heads)](
+            q, k, v, out, query_table, key_table, relation,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+            *query_table.stride()[:2], *key_table.stride()[:2], *relation.stride()[:2],
+            sets, queries, keys, table, width, scale * LOG2_E,
+            SLOTS=slots, ROWS=rows, WIDTH=wide, TABLE=power_of_two(table), PACKED=packed,
+            EVEN=sets % (rows // slots) == 0 and queries == keys == slots and width == wide,
+            PRODUCT=interpreter_product(q.dtype), STAGES=stages, num_warps=warps,
+        )  # fmt: skip
+    return out
