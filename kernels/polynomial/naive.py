@@ -48,6 +48,7 @@ def polynomial_mix(
     degree: int,
     coefficients: Tensor | None,
     causal: bool,
+    block: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `attn_robotics.kernels.polynomial` for the arguments; sums run in float32 at least."""
     wide = torch.promote_types(projected.dtype, torch.float32)
@@ -63,6 +64,10 @@ def polynomial_mix(
     if causal:
         seen = past[:, None] + real.cumsum(1)  # (B, N)
         total = features.cumsum(1) + before[:, None]
+        if block > 1 and total.shape[1]:
+            ends = torch.arange(total.shape[1], device=total.device) // block * block + block - 1
+            ends = ends.clamp(max=total.shape[1] - 1)
+            seen, total = seen[:, ends], total[:, ends]
     else:
         seen = (past + real.sum(1))[:, None]
         total = features.sum(1, keepdim=True) + before[:, None]
