@@ -98,7 +98,7 @@ class Layer(nn.Module):
         c = config
         self.first = FeedForward(c.width, c.feed_forward, c.dropout)
         self.mixer_norm = nn.LayerNorm(c.width)
-        self.mixer = make_mixer(c)
+        self.mixer: Any = make_mixer(c)
         self.convolution = Convolution(c.width, c.kernel, c.dropout)
         self.second = FeedForward(c.width, c.feed_forward, c.dropout)
         self.last_norm = nn.LayerNorm(c.width)
@@ -184,6 +184,7 @@ class SpeechEncoder(nn.Module):
             state = state | {'count': state['count'].clamp(max=float(self.config.memory_tokens))}
         means, pasts, gates, count = [], [], [], state['count']
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
             x = x + 0.5 * layer.first(x)
             normed = layer.mixer_norm(x)
             mixed, (mean, count) = layer.mixer(normed, keep, (state['mean'][:, index], state['count']), block)

@@ -53,7 +53,7 @@ def draw_speaker(rng: np.random.Generator, *, held_out: bool) -> Speaker:
     variant = variants[rng.integers(len(variants))]
     return Speaker(
         f'{accent}+{variant}' if variant else accent,
-        int(rng.integers(120, 211)),
+        int(rng.integers(90, 166)),
         int(rng.integers(25, 76)),
         int(rng.integers(25, 76)),
     )
@@ -113,7 +113,7 @@ def _find() -> tuple[str, bytes | None]:
         found = find_library('espeak-ng')
         if found is None:
             raise RuntimeError(
-                'eSpeak NG is not installed; apt-get install espeak-ng, pip install espeakng-loader, or use --voice tones'
+                'eSpeak NG is not installed: apt-get install espeak-ng, or pip install espeakng-loader, or --voice tones'
             ) from None
         return found, None
     return espeakng_loader.get_library_path(), str(espeakng_loader.get_data_path()).encode()

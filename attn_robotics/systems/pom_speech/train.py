@@ -1,0 +1,262 @@
+"""Train the encoder with CTC: `python -m attn_robotics.systems.pom_speech.train --help`.
+
+Half of the updates mix whole utterances, half mix them as streams of blocks of 4 to 32 tokens, so that one set of
+weights serves both. Ctrl-C saves; `--resume` goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import ctc_loss
+
+from attn_robotics.systems.pom_speech.config import MIXERS, PomSpeechConfig
+from attn_robotics.systems.pom_speech.data import Corpus, from_bytes
+from attn_robotics.systems.pom_speech.model import SpeechEncoder
+from attn_robotics.systems.pom_speech.processor import BANDS
+from attn_robotics.systems.pom_speech.scores import error_rates
+from attn_robotics.systems.pom_speech.text import BLANK, decode, encode
+from attn_robotics.training.checkpoint import load_checkpoint, read_facts, save_checkpoint
+from attn_robotics.training.curves import Curves
+from attn_robotics.training.loop import TimeBudget, cosine_rate
+
+BLOCKS = (4, 8, 16, 32)  # tokens
+WARM_UP = 200  # updates
+
+
+class Feed:
+    """A corpus on the device, and batches of it.
+
+    Args:
+        corpus: the utterances.
+        device: where to.
+    """
+
+    def __init__(self, corpus: Corpus, device: torch.device) -> None:
+        self.corpus = corpus
+        self._tokens = torch.from_numpy(corpus.tokens).to(device)
+        self._targets = [encode(text) for text in corpus.texts]
+
+    def batch(self, picked: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor, list[int]]:
+        """Features (B, N, 4, 80), keep (B, N) and the B lengths of the picked utterances."""
+        lengths = self.corpus.lengths[picked]
+        at = torch.arange(int(lengths.max()))
+        keep = at < torch.from_numpy(lengths)[:, None]
+        index = (torch.from_numpy(self.corpus.starts[picked])[:, None] + at).clamp(max=len(self._tokens) - 1)
+        features = from_bytes(self._tokens[index.to(self._tokens.device, non_blocking=True)])
+        return features, keep.to(self._tokens.device, non_blocking=True), lengths.tolist()
+
+    def targets(self, picked: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
+        """All classes of the picked texts in one row, and the length of each."""
+        rows = [self._targets[index] for index in picked]
+        flat = torch.tensor([label for row in rows for label in row])
+        return flat.to(self._tokens.device, non_blocking=True), torch.tensor([len(row) for row in rows])
+
+
+def mask_some(features: Tensor, fill: Tensor, rng: np.random.Generator) -> Tensor:
+    """Hide two runs of bands and two of tokens of a batch (SpecAugment, arXiv 1904.08779), and shift its level."""
+    batch, count = features.shape[:2]
+    features = features + torch.randn(batch, 1, 1, 1, device=features.device)
+    hidden = torch.zeros(batch, count, BANDS, dtype=torch.bool)
+    for row in range(batch):
+        for _ in range(2):
+            band, width = rng.integers(BANDS), rng.integers(12)
+            hidden[row, :, band : band + width] = True
+            token, span = rng.integers(count), rng.integers(5)
+            hidden[row, token : token + span] = True
+    return torch.where(hidden.to(features.device, non_blocking=True)[:, :, None], fill, features)
+
+
+def loss_of(
+    network: SpeechEncoder, feed: Feed, picked: np.ndarray[Any, Any], rng: np.random.Generator, *, whole_only: bool
+) -> Tensor:
+    """CTC loss a character of one batch, augmented."""
+    features, keep, lengths = feed.batch(picked)
+    features = mask_some(features, network.feature_mean, rng)
+    block = None if whole_only or rng.random() < 0.5 else int(BLOCKS[rng.integers(len(BLOCKS))])
+    cuda = features.device.type == 'cuda'
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=cuda):
+        log_probs = network.log_probs(features, keep, block)
+    targets, sizes = feed.targets(picked)
+    loss = ctc_loss(
+        log_probs.transpose(0, 1),
+        targets,
+        torch.tensor(lengths),
+        sizes,
+        blank=BLANK,
+        reduction='sum',
+        zero_infinity=True,
+    )
+    return loss / int(sizes.sum())
+
+
+@torch.no_grad()
+def transcribe(network: SpeechEncoder, feed: Feed, block: int | None = None, size: int = 64) -> list[str]:
+    """Greedy texts of a whole corpus, in its order."""
+    was_training = network.training
+    network.eval()
+    order = np.argsort(feed.corpus.lengths, kind='stable')
+    heard: dict[int, str] = {}
+    for start in range(0, len(order), size):
+        picked = order[start : start + size]
+        features, keep, lengths = feed.batch(picked)
+        log_probs = network.log_probs(features, keep, block).cpu().numpy()
+        heard |= {int(i): decode(row[:n]) for i, row, n in zip(picked, log_probs, lengths, strict=True)}
+    network.train(was_training)
+    return [heard[index] for index in range(len(order))]
+
+
+def prepare(network: SpeechEncoder, corpus: Corpus) -> None:
+    """Give a network the statistics of its training set."""
+    mean, deviation = corpus.statistics()
+    network.feature_mean.copy_(torch.from_numpy(mean))
+    network.feature_scale.copy_(torch.from_numpy(1.0 / np.maximum(deviation, 0.1)))
+
+
+def make_optimiser(network: SpeechEncoder) -> torch.optim.Optimizer:
+    """AdamW with the paper's betas."""
+    device = next(network.parameters()).device
+    return torch.optim.AdamW(
+        network.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=device.type == 'cuda'
+    )
+
+
+def updates(
+    network: SpeechEncoder,
+    optimiser: torch.optim.Optimizer,
+    feed: Feed,
+    rng: np.random.Generator,
+    *,
+    batch: int,
+    rate: Callable[[int], float],
+    whole_only: bool = False,
+    first: int = 0,
+) -> Iterator[tuple[int, Tensor]]:
+    """Updates without end: the step and its loss (on the device: looking at it waits)."""
+    network.train()
+    for step, picked in enumerate(feed.corpus.batches(batch, rng), first):
+        for group in optimiser.param_groups:
+            group['lr'] = rate(step)
+        loss = loss_of(network, feed, picked, rng, whole_only=whole_only)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        yield step, loss.detach()
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train as the command line says."""
+    device = torch.device(options.device)
+    torch.manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    config = PomSpeechConfig(mixer=options.mixer)
+    spent, first = 0.0, 0
+    if options.resume:
+        facts = read_facts(options.out)
+        config = PomSpeechConfig.from_dict(facts['config'])
+    config = replace(config, dropout=options.dropout)
+    corpus, checks = Corpus(options.data), Corpus(options.validation)
+    network = SpeechEncoder(config)
+    prepare(network, corpus)
+    network.to(device)
+    optimiser = make_optimiser(network)
+    if options.resume:
+        first, facts = load_checkpoint(options.out, network, optimiser, {'data': rng})
+        spent = float(facts['seconds'])
+    feed, check = Feed(corpus, device), Feed(checks, device)
+    curves = Curves(options.out / 'curves.csv')
+    total = 60.0 * options.minutes
+    whole = spent + total
+    losses: list[Tensor] = []
+    looked = saved = time.monotonic()
+    step = first
+    with TimeBudget(total, spent) as budget:
+        steps = updates(
+            network,
+            optimiser,
+            feed,
+            rng,
+            batch=options.batch,
+            rate=lambda at: cosine_rate(budget.total / whole, at, peak=options.rate, floor=1e-6, warmup=WARM_UP),
+            whole_only=config.mixer != 'pom',
+            first=first,
+        )
+        for step, loss in steps:
+            losses.append(loss)
+            if budget.is_over:
+                break
+            if time.monotonic() - looked >= options.look_s:
+                _look(network, check, curves, step, budget.total, losses)
+                looked, losses = time.monotonic(), []
+            if time.monotonic() - saved >= 60.0:
+                _save(options, network, optimiser, step + 1, budget.total, config, rng)
+                saved = time.monotonic()
+    _save(options, network, optimiser, step + 1, budget.total, config, rng)
+    _look(network, check, curves, step, budget.total, losses)
+    curves.draw(
+        options.out / 'curves.png', 'step', {'loss a character': ['loss'], 'held-out CER': ['cer', 'cer_320ms']}
+    )
+
+
+def _look(network: SpeechEncoder, check: Feed, curves: Curves, step: int, seconds: float, losses: list[Tensor]) -> None:
+    """Measure on held-out speech, print one line, keep the curve."""
+    row = {'step': step, 'seconds': seconds, 'loss': float(torch.stack(losses).mean()) if losses else float('nan')}
+    said = check.corpus.texts
+    row['cer'], row['wer'] = error_rates(said, transcribe(network, check))
+    if network.config.mixer == 'pom':
+        row['cer_320ms'], row['wer_320ms'] = error_rates(said, transcribe(network, check, block=8))
+    print(' '.join(f'{name} {value:.4g}' for name, value in row.items()), flush=True)
+    curves.add(row)
+    curves.write()
+
+
+def _save(
+    options: argparse.Namespace,
+    network: SpeechEncoder,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+    config: PomSpeechConfig,
+    rng: np.random.Generator,
+) -> None:
+    facts = {
+        'config': config.to_dict(),
+        'seconds': seconds,
+        'seed': options.seed,
+        'batch': options.batch,
+        'data': json.loads((options.data / 'corpus.json').read_text()),
+    }
+    save_checkpoint(options.out, network, optimiser, step=step, facts=facts, generators={'data': rng})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, required=True, help='folder made by pom_speech.data')
+    parser.add_argument('--validation', type=Path, required=True, help='folder with held-out speech, a few hundred')
+    parser.add_argument('--out', type=Path, required=True, help='folder for checkpoint and curves')
+    parser.add_argument('--minutes', type=float, default=20.0, help='time budget of this run')
+    parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --out')
+    parser.add_argument('--mixer', choices=MIXERS, default='pom')
+    parser.add_argument('--batch', type=int, default=64)
+    parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')
+    parser.add_argument('--dropout', type=float, default=0.1)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--look-s', type=float, default=30.0, help='seconds between looks at held-out speech')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    train(parser.parse_args(arguments))
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
