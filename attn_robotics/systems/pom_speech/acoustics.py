@@ -51,7 +51,8 @@ def make_noise(kind: str, count: int, rng: np.random.Generator) -> Sound:
         if kind == 'pink':
             # Three poles and zeros that fall by 3 dB an octave from 40 Hz on (a standard filter of audio practice).
             noise = lfilter([0.049922, -0.095993, 0.050613, -0.004409], [1.0, -2.494956, 2.017266, -0.522190], noise)
-    return noise / np.sqrt((noise**2).mean() + 1e-12)
+    even: Sound = noise / np.sqrt((noise**2).mean() + 1e-12)
+    return even
 
 
 def rms(sound: Sound) -> float:

@@ -66,14 +66,18 @@ def mask_some(features: Tensor, fill: Tensor, rng: np.random.Generator) -> Tenso
     """Hide two runs of bands and two of tokens of a batch (SpecAugment, arXiv 1904.08779), and shift its level."""
     batch, count = features.shape[:2]
     features = features + torch.randn(batch, 1, 1, 1, device=features.device)
-    hidden = torch.zeros(batch, count, BANDS, dtype=torch.bool)
-    for row in range(batch):
-        for _ in range(2):
-            band, width = rng.integers(BANDS), rng.integers(12)
-            hidden[row, :, band : band + width] = True
-            token, span = rng.integers(count), rng.integers(5)
-            hidden[row, token : token + span] = True
+    bands = _runs(rng, batch, BANDS, 12)[:, None]
+    hidden = torch.from_numpy(bands | _runs(rng, batch, count, 5)[:, :, None])  # (B, N, 80)
     return torch.where(hidden.to(features.device, non_blocking=True)[:, :, None], fill, features)
+
+
+def _runs(rng: np.random.Generator, rows: int, size: int, longest: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(rows, size): two runs of True a row, each shorter than `longest`."""
+    start = rng.integers(size, size=(rows, 2, 1))
+    at = np.arange(size)
+    inside = (at >= start) & (at < start + rng.integers(longest, size=(rows, 2, 1)))
+    found: np.ndarray[Any, np.dtype[np.bool_]] = inside.any(1)
+    return found
 
 
 def loss_of(

@@ -113,7 +113,7 @@ def _find() -> tuple[str, bytes | None]:
         found = find_library('espeak-ng')
         if found is None:
             raise RuntimeError(
-                'eSpeak NG is not installed: apt-get install espeak-ng, or pip install espeakng-loader, or --voice tones'
+                'eSpeak NG is missing: apt-get install espeak-ng, pip install espeakng-loader, or use --voice tones'
             ) from None
         return found, None
     return espeakng_loader.get_library_path(), str(espeakng_loader.get_data_path()).encode()
