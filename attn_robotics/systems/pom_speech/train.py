@@ -76,7 +76,7 @@ def _runs(rng: np.random.Generator, rows: int, size: int, longest: int) -> np.nd
     start = rng.integers(size, size=(rows, 2, 1))
     at = np.arange(size)
     inside = (at >= start) & (at < start + rng.integers(longest, size=(rows, 2, 1)))
-    found: np.ndarray[Any, np.dtype[np.bool_]] = inside.any(1)
+    found: np.ndarray[Any, np.dtype[np.bool_]] = np.any(inside, axis=1)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Weights with their card: write what ships, read it back. `python -m attn_robotics.systems.pom_speech.weights_file --help`."""
+"""Weights with their card: `python -m attn_robotics.systems.pom_speech.weights_file --help`."""
 
 from __future__ import annotations
 
