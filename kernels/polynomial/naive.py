@@ -16,7 +16,12 @@ FORMS = ('speech', 'general')
 
 def speech_features(projected: Tensor, degree: int) -> Tensor:
     """(..., degree x E) projections to (..., degree x E): running products of GELUs, degree 1 first."""
-    return torch.cumprod(gelu(projected).unflatten(-1, (degree, -1)), -2).flatten(-2)
+    factors = gelu(projected).unflatten(-1, (degree, -1)).unbind(-2)
+    # Not torch.cumprod: its backward is slow, and ONNX has no such operator.
+    products = [factors[0]]
+    for factor in factors[1:]:
+        products.append(products[-1] * factor)
+    return torch.cat(products, -1)
 
 
 def general_features(projected: Tensor, coefficients: Tensor) -> Tensor:
