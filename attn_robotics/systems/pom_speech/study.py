@@ -10,9 +10,11 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from threading import BrokenBarrierError
 from typing import Any
 
 import numpy as np
@@ -69,17 +71,19 @@ def run_one(folder: Path, method: str, seed: int, options: argparse.Namespace, b
     network.to(device)
     feed, check = Feed(corpus, device), Feed(Corpus(options.validation), device)
     # The pace of all together is known only once all run; then all take the number of updates that the slowest can.
-    for step, _ in updates(network, make_optimiser(network), feed, rng, batch=options.batch, rate=lambda _: 0.0):
+    for step, _ in updates(
+        network, make_optimiser(network), feed, rng, batch=options.batch, whole_only=True, rate=_zero
+    ):
         if step == 5:
             _synchronise(device)
-            barrier.wait(STARTS_S)
+            _meet(barrier)
             start = time.monotonic()
         if step == 5 + PACE:
             break
     _synchronise(device)
     with pace.get_lock():
         pace.value = max(pace.value, (time.monotonic() - start) / PACE)
-    barrier.wait(STARTS_S)
+    _meet(barrier)
     total = int(min(options.steps, 0.9 * (options.seconds - (time.time() - options.begun)) / pace.value))
     if path.exists():
         return
@@ -101,6 +105,16 @@ def run_one(folder: Path, method: str, seed: int, options: argparse.Namespace, b
     }  # fmt: skip
     write_atomically(path, json.dumps(facts))
     print(f'{method} seed {seed}: CER {cer:.4f}, WER {wer:.4f} after {total} updates', flush=True)
+
+
+def _zero(step: int) -> float:
+    return 0.0
+
+
+def _meet(barrier: Any) -> None:
+    """Wait for the other runs; one that failed must not end the rest."""
+    with suppress(BrokenBarrierError):
+        barrier.wait(STARTS_S)
 
 
 def _synchronise(device: torch.device) -> None:
