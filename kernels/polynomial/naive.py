@@ -72,7 +72,7 @@ def polynomial_mix(
         if block > 1 and total.shape[1]:
             ends = torch.arange(total.shape[1], device=total.device) // block * block + block - 1
             ends = ends.clamp(max=total.shape[1] - 1)
-            seen, total = seen[:, ends], total[:, ends]
+            seen, total = seen.index_select(1, ends), total.index_select(1, ends)
     else:
         seen = (past + real.sum(1))[:, None]
         total = features.sum(1, keepdim=True) + before[:, None]

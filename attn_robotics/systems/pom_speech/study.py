@@ -25,7 +25,7 @@ from attn_robotics.systems.pom_speech.data import Corpus
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.results import Row, interval, write_results
 from attn_robotics.systems.pom_speech.scores import error_rates
-from attn_robotics.systems.pom_speech.train import Feed, make_optimiser, prepare, transcribe, updates
+from attn_robotics.systems.pom_speech.train import Feed, make_update, prepare, transcribe
 from attn_robotics.training.checkpoint import write_atomically
 from attn_robotics.training.loop import cosine_rate
 
@@ -58,7 +58,7 @@ def matched(config: PomSpeechConfig, parameters: int) -> PomSpeechConfig:
 
 
 def run_one(folder: Path, method: str, seed: int, options: argparse.Namespace, barrier: Any, pace: Any) -> None:
-    """Train one mixer and write `<method>-<seed>.json`; what is there already is kept."""
+    """Train one mixer and write `<method>-<seed>.json`."""
     path = folder / f'{method}-{seed}.json'
     torch.set_num_threads(1)
     device = torch.device(options.device)
@@ -71,32 +71,29 @@ def run_one(folder: Path, method: str, seed: int, options: argparse.Namespace, b
     network.to(device)
     feed, check = Feed(corpus, device), Feed(Corpus(options.validation), device)
     # The pace of all together is known only once all run; then all take the number of updates that the slowest can.
-    for step, _ in updates(
-        network, make_optimiser(network), feed, rng, batch=options.batch, whole_only=True, rate=_zero
-    ):
-        if step == 5:
-            _synchronise(device)
-            _meet(barrier)
-            start = time.monotonic()
-        if step == 5 + PACE:
-            break
-    _synchronise(device)
-    with pace.get_lock():
-        pace.value = max(pace.value, (time.monotonic() - start) / PACE)
-    _meet(barrier)
-    total = int(min(options.steps, 0.9 * (options.seconds - (time.time() - options.begun)) / pace.value))
-    if path.exists():
-        return
+    total, start = PACE, 0.0
+    update = make_update(
+        network, feed, rng, lambda at: cosine_rate(at / total, at, peak=1.5e-3, floor=1e-6, warmup=150), whole_only=True
+    )
+    batches = enumerate(corpus.batches(options.batch, rng))
     losses = []
     begun = time.monotonic()
-    steps = updates(
-        network, make_optimiser(network), feed, rng, batch=options.batch, whole_only=True,
-        rate=lambda at: cosine_rate(at / total, at, peak=1.5e-3, floor=1e-6, warmup=150),
-    )  # fmt: skip
-    for step, loss in steps:
+    for step, picked in batches:
+        loss = update(step, picked)
+        if step in (PACE // 2, PACE):
+            _synchronise(device)
+            _meet(barrier)
+        if step == PACE // 2:
+            start = time.monotonic()
+        if step == PACE:
+            with pace.get_lock():
+                pace.value = max(pace.value, (time.monotonic() - start) / (PACE - PACE // 2))
+            _meet(barrier)
+            total = PACE + int(0.9 * (options.seconds - (time.time() - options.begun)) / pace.value)
+            total = min(options.steps, total)
         if step % 50 == 0:
             losses.append((step, float(loss)))
-        if step + 1 >= total:
+        if step >= PACE and step + 1 >= total:
             break
     cer, wer = error_rates(check.corpus.texts, transcribe(network, check))
     facts = {
@@ -105,10 +102,6 @@ def run_one(folder: Path, method: str, seed: int, options: argparse.Namespace, b
     }  # fmt: skip
     write_atomically(path, json.dumps(facts))
     print(f'{method} seed {seed}: CER {cer:.4f}, WER {wer:.4f} after {total} updates', flush=True)
-
-
-def _zero(step: int) -> float:
-    return 0.0
 
 
 def _meet(barrier: Any) -> None:
@@ -167,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, required=True, help='folder made by pom_speech.data')
     parser.add_argument('--validation', type=Path, required=True, help='folder with held-out speech')
-    parser.add_argument('--out', type=Path, required=True, help='folder for one file a run; they are not made twice')
+    parser.add_argument('--out', type=Path, required=True, help='folder for one file a run')
     parser.add_argument('--json', type=Path, help='where the table goes; its picture goes beside it')
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])

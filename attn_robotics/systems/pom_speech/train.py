@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from torch.nn.functional import ctc_loss
 
 from attn_robotics.systems.pom_speech.config import MIXERS, PomSpeechConfig
 from attn_robotics.systems.pom_speech.data import Corpus, from_bytes
+from attn_robotics.systems.pom_speech.graphed import GraphedUpdate
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.processor import BANDS
 from attn_robotics.systems.pom_speech.scores import error_rates
 from attn_robotics.systems.pom_speech.text import BLANK, decode, encode
+from attn_robotics.systems.pom_speech.weights_file import write_weights
 from attn_robotics.training.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.loop import TimeBudget, cosine_rate
@@ -55,6 +58,12 @@ class Feed:
         features = from_bytes(self._tokens[index.to(self._tokens.device, non_blocking=True)])
         return features, keep.to(self._tokens.device, non_blocking=True), lengths.tolist()
 
+    def fill(self, tokens: Tensor, picked: np.ndarray[Any, Any]) -> None:
+        """Write the picked utterances into (B, N, 4, 80) bytes on the device; what follows a short one is of others."""
+        index = torch.from_numpy(self.corpus.starts[picked])[:, None] + torch.arange(tokens.shape[1])
+        index = index.clamp(max=len(self._tokens) - 1).flatten().to(self._tokens.device, non_blocking=True)
+        torch.index_select(self._tokens, 0, index, out=tokens.view(-1, *self._tokens.shape[1:]))
+
     def targets(self, picked: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
         """All classes of the picked texts in one row, and the length of each."""
         rows = [self._targets[index] for index in picked]
@@ -66,9 +75,13 @@ def mask_some(features: Tensor, fill: Tensor, rng: np.random.Generator) -> Tenso
     """Hide two runs of bands and two of tokens of a batch (SpecAugment, arXiv 1904.08779), and shift its level."""
     batch, count = features.shape[:2]
     features = features + torch.randn(batch, 1, 1, 1, device=features.device)
-    bands = _runs(rng, batch, BANDS, 12)[:, None]
-    hidden = torch.from_numpy(bands | _runs(rng, batch, count, 5)[:, :, None])  # (B, N, 80)
-    return torch.where(hidden.to(features.device, non_blocking=True)[:, :, None], fill, features)
+    hidden = torch.from_numpy(draw_mask(batch, count, rng)).to(features.device, non_blocking=True)
+    return torch.where(hidden[:, :, None], fill, features)
+
+
+def draw_mask(batch: int, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(B, N, 80): what `mask_some` hides."""
+    return _runs(rng, batch, BANDS, 12)[:, None] | _runs(rng, batch, count, 5)[:, :, None]
 
 
 def _runs(rng: np.random.Generator, rows: int, size: int, longest: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -90,6 +103,11 @@ def loss_of(
     cuda = features.device.type == 'cuda'
     with torch.autocast(features.device.type, torch.bfloat16, enabled=cuda):
         log_probs = network.log_probs(features, keep, block)
+    return ctc(log_probs, feed, picked, lengths)
+
+
+def ctc(log_probs: Tensor, feed: Feed, picked: np.ndarray[Any, Any], lengths: list[int]) -> Tensor:
+    """CTC loss a character of (B, N, 29) log-probabilities."""
     targets, sizes = feed.targets(picked)
     loss = ctc_loss(
         log_probs.transpose(0, 1),
@@ -126,36 +144,60 @@ def prepare(network: SpeechEncoder, corpus: Corpus) -> None:
     network.feature_scale.copy_(torch.from_numpy(1.0 / np.maximum(deviation, 0.1)))
 
 
-def make_optimiser(network: SpeechEncoder) -> torch.optim.Optimizer:
-    """AdamW with the paper's betas."""
-    device = next(network.parameters()).device
-    return torch.optim.AdamW(
-        network.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=device.type == 'cuda'
-    )
+class PlainUpdate:
+    """Learns from one batch a call, launch by launch."""
+
+    def __init__(
+        self,
+        network: SpeechEncoder,
+        feed: Feed,
+        rng: np.random.Generator,
+        rate: Callable[[int], float],
+        whole_only: bool,
+    ) -> None:
+        self._network, self._feed, self._rng, self._rate, self._whole_only = network, feed, rng, rate, whole_only
+        # The paper's betas.
+        self.optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def __call__(self, step: int, picked: np.ndarray[Any, Any]) -> Tensor:
+        """One update; gives its loss, on the device."""
+        for group in self.optimiser.param_groups:
+            group['lr'] = self._rate(step)
+        loss = loss_of(self._network, self._feed, picked, self._rng, whole_only=self._whole_only)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), 5.0)
+        self.optimiser.step()
+        return loss.detach()
 
 
-def updates(
+def make_update(
     network: SpeechEncoder,
-    optimiser: torch.optim.Optimizer,
     feed: Feed,
     rng: np.random.Generator,
-    *,
-    batch: int,
     rate: Callable[[int], float],
+    *,
     whole_only: bool = False,
-    first: int = 0,
-) -> Iterator[tuple[int, Tensor]]:
-    """Updates without end: the step and its loss (on the device: looking at it waits)."""
+    graphs: bool = True,
+) -> PlainUpdate | GraphedUpdate:
+    """What learns from a batch.
+
+    Args:
+        network, feed: on one device.
+        rng: of masks and block sizes.
+        rate: learning rate by step.
+        whole_only: never train as a stream.
+        graphs: on CUDA, capture updates as graphs.
+    """
     network.train()
-    for step, picked in enumerate(feed.corpus.batches(batch, rng), first):
-        for group in optimiser.param_groups:
-            group['lr'] = rate(step)
-        loss = loss_of(network, feed, picked, rng, whole_only=whole_only)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        yield step, loss.detach()
+    if graphs and next(network.parameters()).device.type == 'cuda':
+        loss = partial(_ctc_of, feed)
+        return GraphedUpdate(network, feed, rate, loss, partial(draw_mask, rng=rng), whole_only=whole_only)
+    return PlainUpdate(network, feed, rng, rate, whole_only)
+
+
+def _ctc_of(feed: Feed, log_probs: Tensor, picked: np.ndarray[Any, Any], lengths: list[int]) -> Tensor:
+    return ctc(log_probs, feed, picked, lengths)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -173,39 +215,34 @@ def train(options: argparse.Namespace) -> None:
     network = SpeechEncoder(config)
     prepare(network, corpus)
     network.to(device)
-    optimiser = make_optimiser(network)
-    if options.resume:
-        first, facts = load_checkpoint(options.out, network, optimiser, {'data': rng})
-        spent = float(facts['seconds'])
     feed, check = Feed(corpus, device), Feed(checks, device)
+    if options.resume:
+        spent = float(facts['seconds'])
+    whole = spent + 60.0 * options.minutes
+    budget = TimeBudget(60.0 * options.minutes, spent)
+
+    def rate(at: int) -> float:
+        return cosine_rate(budget.total / whole, at, peak=options.rate, floor=1e-6, warmup=WARM_UP)
+
+    update = make_update(network, feed, rng, rate, whole_only=config.mixer != 'pom', graphs=options.graphs)
+    if options.resume:
+        first, _ = load_checkpoint(options.out, network, update.optimiser, {'data': rng})
     curves = Curves(options.out / 'curves.csv')
-    total = 60.0 * options.minutes
-    whole = spent + total
     losses: list[Tensor] = []
     looked = saved = time.monotonic()
     step = first
-    with TimeBudget(total, spent) as budget:
-        steps = updates(
-            network,
-            optimiser,
-            feed,
-            rng,
-            batch=options.batch,
-            rate=lambda at: cosine_rate(budget.total / whole, at, peak=options.rate, floor=1e-6, warmup=WARM_UP),
-            whole_only=config.mixer != 'pom',
-            first=first,
-        )
-        for step, loss in steps:
-            losses.append(loss)
+    with budget:
+        for step, picked in enumerate(corpus.batches(options.batch, rng), first):
+            losses.append(update(step, picked))
             if budget.is_over:
                 break
             if time.monotonic() - looked >= options.look_s:
                 _look(network, check, curves, step, budget.total, losses)
                 looked, losses = time.monotonic(), []
             if time.monotonic() - saved >= 60.0:
-                _save(options, network, optimiser, step + 1, budget.total, config, rng)
+                _save(options, network, update.optimiser, step + 1, budget.total, config, rng)
                 saved = time.monotonic()
-    _save(options, network, optimiser, step + 1, budget.total, config, rng)
+    _save(options, network, update.optimiser, step + 1, budget.total, config, rng)
     _look(network, check, curves, step, budget.total, losses)
     curves.draw(
         options.out / 'curves.png', 'step', {'loss a character': ['loss'], 'held-out CER': ['cer', 'cer_320ms']}
@@ -241,6 +278,9 @@ def _save(
         'data': json.loads((options.data / 'corpus.json').read_text()),
     }
     save_checkpoint(options.out, network, optimiser, step=step, facts=facts, generators={'data': rng})
+    if options.weights:
+        card = {'name': 'pom_speech', 'updates': step, 'seed': options.seed, 'training_seconds': round(seconds)}
+        write_weights(options.weights, network, card | {'corpus': facts['data']})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -257,6 +297,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--dropout', type=float, default=0.1)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--look-s', type=float, default=30.0, help='seconds between looks at held-out speech')
+    parser.add_argument('--weights', type=Path, help='also write half-precision weights there with every checkpoint')
+    parser.add_argument('--no-graphs', dest='graphs', action='store_false', help='CUDA: launch kernel by kernel')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     train(parser.parse_args(arguments))
     return 0
