@@ -20,16 +20,15 @@ from torch import nn
 from tqdm import tqdm
 
 from attn_robotics.attention.polynomial import PolynomialMixer
-from attn_robotics.systems.pom_speech import grammar
 from attn_robotics.systems.pom_speech.data import Corpus, Recipe, make_corpus, make_utterance
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.processor import SAMPLE_RATE, TOKEN_S
 from attn_robotics.systems.pom_speech.recogniser import SpeechStream, local_model
-from attn_robotics.systems.pom_speech.results import Row, write_results
 from attn_robotics.systems.pom_speech.scaling import scaling_rows
 from attn_robotics.systems.pom_speech.scores import bootstrap_interval, error_rates
 from attn_robotics.systems.pom_speech.train import Feed, transcribe
 from attn_robotics.systems.pom_speech.weights_file import DEFAULT_WEIGHTS, read_weights
+from attn_robotics.training.results import Row, show, write_results
 
 PARTS = ('errors', 'stream', 'scaling')
 BLOCK = 8  # tokens, 320 ms
@@ -59,7 +58,7 @@ def error_rows(network: SpeechEncoder, count: int, seed: int, folder: Path, voic
                 intervals = bootstrap_interval(corpus.texts, heard, rng)
                 for metric, value, ci95 in zip(('cer', 'wer'), rates, intervals, strict=True):
                     rows.append(Row(f'{metric}/{method}/{name}/{noise}', value, '', count, ci95))
-                    print(rows[-1].line(), flush=True)
+                    print(show(rows[-1:]), flush=True)
     return rows
 
 
@@ -112,7 +111,7 @@ def equality_rows(network: SpeechEncoder, rng: np.random.Generator) -> list[Row]
     ask = local_model(network)
     parts = [ask(features[:, at : at + BLOCK].numpy(), at == 0)['log_probs'] for at in range(0, 240, BLOCK)]
     difference = float(np.abs(np.concatenate(parts, 1) - whole.numpy()).max())
-    return [Row('difference/blocks_320ms-offline', difference, '', 240, target=1e-5, met=difference <= 1e-5)]
+    return [Row('difference/blocks_320ms-offline', difference, '', 240, target=1e-5, below=True)]
 
 
 @torch.inference_mode()
@@ -130,7 +129,7 @@ def step_rows() -> list[Row]:
                 x, states[index] = mixer(x, state=states[index])
             times.append(time.perf_counter() - start)
         value = 1e3 * float(np.median(times[10:]))
-        rows.append(Row(f'step_time/12_mixers_8_tokens/{width}', value, 'ms', 50, target=5.0, met=value <= 5.0))
+        rows.append(Row(f'step_time/12_mixers_8_tokens/{width}', value, 'ms', 50, target=5.0, below=True))
     return rows
 
 
@@ -190,13 +189,14 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         if part.split()[0] in options.parts:
             fresh = measured()
-            print('\n'.join(row.line() for row in fresh), flush=True)
+            print(show(fresh), flush=True)
             rows += fresh
     if options.json:
-        facts = {'seeds': [options.seed], 'threads': options.threads, 'sentences': len(grammar.COMMANDS)}
-        if 'cuda' in options.devices:
-            facts['gpu'] = torch.cuda.get_device_name()
-        write_results(options.json, rows, 'python -m attn_robotics.systems.pom_speech.evaluate', facts)
+        gpu = torch.cuda.get_device_name() if 'cuda' in options.devices else None
+        command = f'python -m attn_robotics.systems.pom_speech.evaluate --parts {" ".join(options.parts)}'
+        write_results(
+            options.json, rows, command, [options.seed], threads=options.threads, gpu=gpu, torch=torch.__version__
+        )
     return 0
 
 

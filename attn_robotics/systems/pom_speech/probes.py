@@ -11,7 +11,6 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from attn_robotics.attention.polynomial import PolynomialMixer
 from attn_robotics.kernels.polynomial import features_of, gate_of
 from attn_robotics.systems.pom_speech.baselines import AttentionMixer, SummaryMixer, rotate
-from attn_robotics.systems.pom_speech.results import Row, interval, write_results
+from attn_robotics.training.results import over_seeds, show, write_results
 
 WIDTH = 64
 LENGTH = 24  # tokens of `order`
@@ -154,14 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
                     value = accuracy(mixer, task, seed, steps=options.steps, device=options.device)
                     found.setdefault((task, mixer), []).append(value)
                     print(f'{task} {mixer} seed {seed}: {value:.3f}', flush=True)
-    rows = [
-        Row(f'accuracy/{mixer}/{task}', float(np.mean(values)), '', len(values), interval(values))
-        for (task, mixer), values in found.items()
-    ]
-    print('\n'.join(row.line() for row in rows))
+    rows = [over_seeds(f'accuracy/{mixer}/{task}', values) for (task, mixer), values in found.items()]
+    print(show(rows))
     if options.json:
-        facts: dict[str, Any] = {'seeds': options.seeds, 'steps': options.steps, 'device': options.device}
-        write_results(options.json, rows, 'python -m attn_robotics.systems.pom_speech.probes', facts)
+        command = 'python -m attn_robotics.systems.pom_speech.probes'
+        write_results(options.json, rows, command, options.seeds, steps=options.steps, device=options.device)
     return 0
 
 

@@ -23,11 +23,11 @@ import torch
 from attn_robotics.systems.pom_speech.config import PomSpeechConfig
 from attn_robotics.systems.pom_speech.data import Corpus
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
-from attn_robotics.systems.pom_speech.results import Row, interval, write_results
 from attn_robotics.systems.pom_speech.scores import error_rates
 from attn_robotics.systems.pom_speech.train import Feed, make_update, prepare, transcribe
 from attn_robotics.training.checkpoint import write_atomically
 from attn_robotics.training.loop import cosine_rate
+from attn_robotics.training.results import Row, over_seeds, show, write_results
 
 REFERENCE = PomSpeechConfig(width=96, layers=4, feed_forward=192, channels=16, memory_tokens=0)
 METHODS: dict[str, dict[str, Any]] = {
@@ -125,8 +125,7 @@ def summarise(folder: Path) -> list[Row]:
     for method in (name for name in METHODS if name in found):
         runs = found[method]
         for metric in ('cer', 'wer'):
-            values = [run[metric] for run in runs]
-            rows.append(Row(f'{metric}/{method}/held_out', float(np.mean(values)), '', len(values), interval(values)))
+            rows.append(over_seeds(f'{metric}/{method}/held_out', [run[metric] for run in runs]))
         rows.append(Row(f'parameters/{method}', runs[0]['parameters']))
         rows.append(Row(f'updates/{method}', min(run['steps'] for run in runs)))
     return rows
@@ -183,13 +182,19 @@ def main(arguments: list[str] | None = None) -> int:
     for process in processes:
         process.join()
     rows = summarise(options.out)
-    print('\n'.join(row.line() for row in rows))
+    print(show(rows))
     if options.json:
-        write_results(options.json, rows, 'python -m attn_robotics.systems.pom_speech.study', {
-            'seeds': options.seeds, 'batch': options.batch, 'device': options.device,
-            'data': json.loads((options.data / 'corpus.json').read_text()),
-            'validation': json.loads((options.validation / 'corpus.json').read_text()),
-        })  # fmt: skip
+        write_results(
+            options.json,
+            rows,
+            'python -m attn_robotics.systems.pom_speech.study',
+            options.seeds,
+            batch=options.batch,
+            device=options.device,
+            torch=torch.__version__,
+            data=json.loads((options.data / 'corpus.json').read_text()),
+            validation=json.loads((options.validation / 'corpus.json').read_text()),
+        )
         draw(rows, options.json.with_suffix('.png'))
     return int(any(process.exitcode for process in processes))
 

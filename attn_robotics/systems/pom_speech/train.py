@@ -27,7 +27,7 @@ from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.processor import BANDS
 from attn_robotics.systems.pom_speech.scores import error_rates
 from attn_robotics.systems.pom_speech.text import BLANK, decode, encode
-from attn_robotics.systems.pom_speech.weights_file import write_weights
+from attn_robotics.systems.pom_speech.weights_file import ship
 from attn_robotics.training.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.loop import TimeBudget, cosine_rate
@@ -280,7 +280,7 @@ def _save(
     save_checkpoint(options.out, network, optimiser, step=step, facts=facts, generators={'data': rng})
     if options.weights:
         card = {'name': 'pom_speech', 'updates': step, 'seed': options.seed, 'training_seconds': round(seconds)}
-        write_weights(options.weights, network, card | {'corpus': facts['data']})
+        ship(options.weights, network, card | {'corpus': facts['data']})
 
 
 def main(arguments: list[str] | None = None) -> int:

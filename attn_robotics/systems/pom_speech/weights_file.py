@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save
 
 from attn_robotics.runtime.errors import EngineError
 from attn_robotics.runtime.weights import load_into, read_verified
 from attn_robotics.systems.pom_speech.config import PomSpeechConfig
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
-from attn_robotics.training.checkpoint import read_network, write_atomically
+from attn_robotics.training.checkpoint import read_network
+from attn_robotics.training.weights import write_weights
 
-FORMAT = 'pom_speech 1'
 DEFAULT_WEIGHTS = Path(__file__).with_name('weights') / 'pom_speech.safetensors'
 
 
-def write_weights(path: Path, network: SpeechEncoder, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Write half-precision weights and their card, weights first.
-
-    Args:
-        path: safetensors file; the card goes beside it as `.yaml`.
-        network: what to store.
-        card: facts about data, recipe, seed and results.
-
-    Returns:
-        The card as written, with checksum, size and configuration.
-    """
-    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
-    data = save(tensors, {'format': FORMAT, 'config': json.dumps(network.config.to_dict())})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_bytes(data)
-    partial.replace(path)
-    whole = {
-        **card,
-        'parameters': sum(parameter.numel() for parameter in network.parameters()),
-        'sha256': hashlib.sha256(data).hexdigest(),
-        'config': network.config.to_dict(),
-    }
-    write_atomically(path.with_suffix('.yaml'), yaml.safe_dump(whole, sort_keys=False, width=110))
-    return whole
+def ship(path: Path, network: SpeechEncoder, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Write half-precision weights and their card, which holds what `read_weights` needs; returns the card."""
+    return write_weights(path, network, {**card, 'config': network.config.to_dict()})
 
 
 def read_weights(path: Path = DEFAULT_WEIGHTS) -> tuple[SpeechEncoder, dict[str, Any]]:
@@ -79,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     card = yaml.safe_load(options.card.read_text()) if options.card else {}
     card |= {'seed': facts['seed'], 'training_seconds': round(facts['seconds']), 'corpus': facts['data']}
     with torch.no_grad():
-        written = write_weights(options.out, network, card)
+        written = ship(options.out, network, card)
     print(f'wrote {options.out} ({written["parameters"]} parameters, sha256 {written["sha256"]})')
     return 0
 

@@ -14,7 +14,7 @@ from attn_robotics.systems.pom_speech.config import MIXERS, PomSpeechConfig
 from attn_robotics.systems.pom_speech.export import export_bytes, write_entry
 from attn_robotics.systems.pom_speech.model import state_shapes
 from attn_robotics.systems.pom_speech.recogniser import local_model
-from attn_robotics.systems.pom_speech.weights_file import read_weights, write_weights
+from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
 
 SMALL = PomSpeechConfig(width=16, layers=2, feed_forward=24, channels=4, kernel=5, memory_tokens=0, heads=2)
 
@@ -141,7 +141,7 @@ def test_asking_twice_gives_the_same_and_leaves_the_request_untouched():
 
 def test_weights_come_back_as_they_were_written(tmp_path):
     network = make()
-    card = write_weights(tmp_path / 'w.safetensors', network, {'seed': 3})
+    card = ship(tmp_path / 'w.safetensors', network, {'seed': 3})
     again, read = read_weights(tmp_path / 'w.safetensors')
     assert read == card and again.config == SMALL
     for name, tensor in again.state_dict().items():
