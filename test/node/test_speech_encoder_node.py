@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import wave
 
 import numpy as np
 import pytest
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
@@ -203,3 +205,9 @@ def test_a_file_that_is_no_wav_is_named(graph, tmp_path, content, words):
         path.write_bytes(content)
     player = graph.start(WavPlayer, wav=str(path))
     graph.until(lambda: words in player._last_error and str(path) in player._last_error, 'a reason')
+
+
+@pytest.mark.parametrize('kind', [SpeechEncoder, WavPlayer])
+def test_the_parameter_file_holds_the_defaults_of_the_class(kind):
+    content = yaml.safe_load(find_config('speech.yaml').read_text())
+    assert content[f'/**/{kind.NAME}']['ros__parameters'] == dataclasses.asdict(kind.Params())

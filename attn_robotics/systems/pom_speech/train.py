@@ -210,7 +210,8 @@ def train(options: argparse.Namespace) -> None:
     if options.resume:
         facts = read_facts(options.out)
         config = PomSpeechConfig.from_dict(facts['config'])
-    config = replace(config, dropout=options.dropout)
+    if options.dropout is not None:
+        config = replace(config, dropout=options.dropout)
     corpus, checks = Corpus(options.data), Corpus(options.validation)
     network = SpeechEncoder(config)
     prepare(network, corpus)
@@ -294,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--mixer', choices=MIXERS, default='pom')
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')
-    parser.add_argument('--dropout', type=float, default=0.1)
+    parser.add_argument('--dropout', type=float)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--look-s', type=float, default=30.0, help='seconds between looks at held-out speech')
     parser.add_argument('--weights', type=Path, help='also write half-precision weights there with every checkpoint')
