@@ -27,7 +27,7 @@ from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.processor import BANDS
 from attn_robotics.systems.pom_speech.scores import error_rates
 from attn_robotics.systems.pom_speech.text import BLANK, decode, encode
-from attn_robotics.systems.pom_speech.weights_file import ship
+from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
 from attn_robotics.training.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.loop import TimeBudget, cosine_rate
@@ -214,6 +214,8 @@ def train(options: argparse.Namespace) -> None:
         config = replace(config, dropout=options.dropout)
     corpus, checks = Corpus(options.data), Corpus(options.validation)
     network = SpeechEncoder(config)
+    if options.start and not options.resume:
+        network.load_state_dict(read_weights(options.start)[0].state_dict())
     prepare(network, corpus)
     network.to(device)
     feed, check = Feed(corpus, device), Feed(checks, device)
@@ -292,6 +294,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, required=True, help='folder for checkpoint and curves')
     parser.add_argument('--minutes', type=float, default=20.0, help='time budget of this run')
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --out')
+    parser.add_argument(
+        '--start', type=Path, help='begin with the weights of a safetensors file, such as pretrained ones'
+    )
     parser.add_argument('--mixer', choices=MIXERS, default='pom')
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')

@@ -11,6 +11,8 @@ from attn_robotics.systems.pom_speech import grammar
 from attn_robotics.systems.pom_speech.data import Corpus, Recipe, from_bytes, make_corpus, make_utterance, to_bytes
 from attn_robotics.systems.pom_speech.data import main as make_data
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
+from attn_robotics.systems.pom_speech.pretrain import Quantizer, draw_tokens, masked_loss
+from attn_robotics.systems.pom_speech.pretrain import main as pretrain
 from attn_robotics.systems.pom_speech.probes import TASKS, Probe
 from attn_robotics.systems.pom_speech.processor import log_mel, to_tokens
 from attn_robotics.systems.pom_speech.study import METHODS, REFERENCE, matched, size_of
@@ -141,6 +143,48 @@ def test_recall_asks_for_a_pair_that_is_there():
     for row, value in zip(tokens.numpy(), wanted.numpy(), strict=True):
         (pair,) = [p for p in row[:-1] if (p[:64] == row[-1, :64]).all()]
         assert pair[64:].argmax() == value
+
+
+def test_the_published_mask_covers_60_percent_of_what_all_utterances_have():
+    rng = np.random.default_rng(0)
+    for shortest in (1, 7, 50):
+        tokens = draw_tokens(shortest, rng)
+        assert (
+            len(set(tokens)) == len(tokens) == max(1, int(0.6 * shortest)) and 0 <= tokens[0] <= tokens[-1] < shortest
+        )
+
+
+def test_codes_come_from_unmasked_features_and_only_masked_tokens_count():
+    torch.manual_seed(0)
+    network, quantizer = SpeechEncoder(TINY), Quantizer(codes=32)
+    head = torch.nn.Linear(16, 32)
+    features, keep = torch.randn(2, 10, 4, 80), torch.ones(2, 10, dtype=torch.bool)
+    tokens = torch.tensor([3, 4, 9])
+    codes = quantizer(network.normalise(features))
+    assert codes.shape == (2, 10) and len(codes.unique()) > 3
+    torch.manual_seed(1)
+    loss = masked_loss(network, head, quantizer, features, keep, tokens)
+    assert loss.item() == pytest.approx(np.log(32), rel=0.3)
+    # What lies under the mask reaches the loss by its codes alone: without new codes, nothing changes.
+    hidden = features.clone()
+    hidden[:, tokens] *= 2.0  # codes are of directions
+    torch.manual_seed(1)
+    assert masked_loss(network, head, quantizer, hidden, keep, tokens) == loss
+
+
+def test_pretrained_weights_are_where_training_begins(corpus, tmp_path, monkeypatch):
+    for module in ('pretrain', 'train'):
+        monkeypatch.setattr(f'attn_robotics.systems.pom_speech.{module}.PomSpeechConfig', lambda mixer='pom': TINY)
+    common = ['--data', str(corpus), '--batch', '8', '--device', 'cpu']
+    start = tmp_path / 'start.safetensors'
+    pretrain([*common, '--out', str(start), '--minutes', '0.01', '--codes', '64'])
+    weights = str(tmp_path / 'w.safetensors')
+    train([
+        *common, '--validation', str(corpus), '--out', str(tmp_path), '--minutes', '0.0001', '--rate', '0',
+        '--weights', weights, '--start', str(start),
+    ])  # fmt: skip
+    one, other = (read_weights(path)[0].state_dict() for path in (start, tmp_path / 'w.safetensors'))
+    torch.testing.assert_close(one['layers.0.first.1.weight'], other['layers.0.first.1.weight'], atol=1e-3, rtol=0)
 
 
 @pytest.mark.gpu
