@@ -128,9 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
             if budget.is_over:
                 break
     ship(options.out, network, {'name': 'pom_speech_pretrained', 'updates': step + 1, 'seed': options.seed})
-    print(
-        f'wrote {options.out} after {step + 1} updates, loss {float(loss.detach()):.3f} of {math.log(options.codes):.2f} by guessing'
-    )
+    guess = math.log(options.codes)
+    print(f'wrote {options.out} after {step + 1} updates, loss {float(loss.detach()):.3f}; guessing gives {guess:.3f}')
     return 0
 
 
