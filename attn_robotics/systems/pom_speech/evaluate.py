@@ -157,6 +157,7 @@ def draw_errors(rows: Sequence[Row], path: Path) -> None:
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     panel.set_title('synthetic speech, new sentences and new voices', fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     figure.savefig(partial, format='png', dpi=110)
     partial.replace(path)

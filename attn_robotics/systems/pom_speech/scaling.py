@@ -151,6 +151,7 @@ def draw(curves: dict[str, list[Point]], device: str, width: int, path: Path) ->
         panel.grid(alpha=0.3, which='both')
         panel.legend(fontsize=8)
     figure.suptitle(f'one mixer, width {width}, batch 1, {device}', fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     figure.savefig(partial, format='png', dpi=110)
     partial.replace(path)

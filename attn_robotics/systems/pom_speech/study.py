@@ -149,6 +149,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
     panel.set_title('mixers at equal size, mean and 95 % interval over seeds (synthetic speech)', fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     figure.savefig(partial, format='png', dpi=110)
     partial.replace(path)

@@ -10,6 +10,7 @@ import torch
 from attn_robotics.systems.pom_speech import grammar
 from attn_robotics.systems.pom_speech.data import Corpus, Recipe, from_bytes, make_corpus, make_utterance, to_bytes
 from attn_robotics.systems.pom_speech.data import main as make_data
+from attn_robotics.systems.pom_speech.evaluate import main as evaluate
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.pretrain import Quantizer, draw_tokens, masked_loss
 from attn_robotics.systems.pom_speech.pretrain import main as pretrain
@@ -18,7 +19,7 @@ from attn_robotics.systems.pom_speech.processor import log_mel, to_tokens
 from attn_robotics.systems.pom_speech.study import METHODS, REFERENCE, matched, size_of
 from attn_robotics.systems.pom_speech.train import Feed, draw_mask, make_update, prepare, transcribe
 from attn_robotics.systems.pom_speech.train import main as train
-from attn_robotics.systems.pom_speech.weights_file import read_weights
+from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
 from attn_robotics.training.checkpoint import read_facts
 
 TONES = Recipe(voice='tones', snr_db=20.0, reverberation=0.5)
@@ -185,6 +186,23 @@ def test_pretrained_weights_are_where_training_begins(corpus, tmp_path, monkeypa
     ])  # fmt: skip
     one, other = (read_weights(path)[0].state_dict() for path in (start, tmp_path / 'w.safetensors'))
     torch.testing.assert_close(one['layers.0.first.1.weight'], other['layers.0.first.1.weight'], atol=1e-3, rtol=0)
+
+
+def test_the_evaluation_writes_rows_and_pictures(tmp_path):
+    torch.manual_seed(0)
+    weights, table = tmp_path / 'w.safetensors', tmp_path / 'out' / 'evaluate.json'
+    table.parent.mkdir()
+    ship(weights, SpeechEncoder(TINY), {})
+    evaluate([
+        *('--parts', 'errors', 'stream', '--weights', str(weights), '--count', '2', '--minutes', '0.05'),
+        *('--voice', 'tones', '--threads', '1', '--json', str(table)),
+    ])  # fmt: skip
+    content = json.loads(table.read_text())
+    rows = {row['name']: row for row in content['rows']}
+    assert content['schema'] == 1 and content['conditions']['seeds'] == [1000]
+    assert {'cer/offline/new_both/0dB', 'wer/blocks_320ms/new_voices/clean', 'wer/stream/new_both/20dB'} <= set(rows)
+    assert rows['difference/blocks_320ms-offline']['met'] is True
+    assert table.with_suffix('.png').stat().st_size > 1000
 
 
 @pytest.mark.gpu
