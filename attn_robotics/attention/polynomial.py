@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attn_robotics.kernels.polynomial import FORMS, polynomial_mix, polynomial_step
+from attn_robotics.kernels.polynomial import FORMS, gate_of, polynomial_mix, polynomial_step
 
 
 class PolynomialMixer(nn.Module):
@@ -37,7 +37,11 @@ class PolynomialMixer(nn.Module):
             self.coefficients = nn.Parameter((torch.randn(part, degree) * 1e-3).clamp(-2e-3, 2e-3))
 
     def forward(
-        self, x: Tensor, keep: Tensor | None = None, state: tuple[Tensor, Tensor] | None = None
+        self,
+        x: Tensor,
+        keep: Tensor | None = None,
+        state: tuple[Tensor, Tensor] | None = None,
+        block: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Mix a block of tokens.
 
@@ -45,6 +49,7 @@ class PolynomialMixer(nn.Module):
             x: (B, N, width).
             keep: (B, N) bool, True for real tokens, or None.
             state: what the previous call returned for these streams, or None.
+            block: be block-causal with blocks of so many tokens, whatever `causal` says; None leaves it at that.
 
         Returns:
             (B, N, width) and the new state (mean (B, features), count (B,)).
@@ -59,9 +64,14 @@ class PolynomialMixer(nn.Module):
             count,
             degree=self.degree,
             coefficients=self.coefficients,
-            causal=self.causal,
+            causal=self.causal or block is not None,
+            block=block or 1,
         )
         return self.norm(self.aggregate(mixed)), (mean, count)
+
+    def gates(self, x: Tensor) -> Tensor:
+        """How far each token of (..., width) opens to each feature of the state: (..., features) from 0 to 1."""
+        return gate_of(self.select(x), self.coefficients)
 
     def open_state(self, streams: int, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         """Begin streams."""

@@ -12,6 +12,8 @@ from rclpy.qos import (
 
 # Measurements: the newest counts, a lost one is not sent again.
 SENSOR = qos_profile_sensor_data
+# Sound: measurements whose order counts, so that a busy moment must not cost any.
+AUDIO = QoSProfile(depth=100, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT)
 # Commands to actuators: reliable, but an old one must never arrive after a new one has been made.
 COMMAND = QoSProfile(depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.RELIABLE)
 # Results and states that somebody computes with.

@@ -22,6 +22,7 @@ def polynomial_mix(
     degree: int = 2,
     coefficients: Tensor | None = None,
     causal: bool = False,
+    block: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Average polynomial features over tokens and let every token read the average through its gate.
 
@@ -34,6 +35,8 @@ def polynomial_mix(
         degree: number of factors, speech form.
         coefficients: (E, degree) switches to the general form.
         causal: token i reads the mean up to itself; else all tokens of the call and of `state` (block-causal streams).
+        block: with `causal`, tokens read the mean up to the end of their block of so many tokens: what a stream of such
+            blocks sees, in one call.
 
     Returns:
         (B, N, features) gated means in projected's dtype (padded rows zero), the new state in float32 at least, and
@@ -48,11 +51,13 @@ def polynomial_mix(
         raise ValueError(f'{projected.shape[2]} features are no multiple of degree {degree}')
     if coefficients is not None and coefficients.shape[0] != projected.shape[2]:
         raise ValueError(f'coefficients must be ({projected.shape[2]}, degree), got {tuple(coefficients.shape)}')
+    if block < 1:
+        raise ValueError(f'block must be at least 1 token, got {block}')
     if (state is None) != (count is None):
         raise ValueError('state and count belong together: give both or none')
     dispatch.choose('polynomial', projected, obstacle='two reductions: torch is at the memory limit already')
     return naive.polynomial_mix(
-        projected, gate, keep, state, count, degree=degree, coefficients=coefficients, causal=causal
+        projected, gate, keep, state, count, degree=degree, coefficients=coefficients, causal=causal, block=block
     )
 
 

@@ -16,7 +16,12 @@ FORMS = ('speech', 'general')
 
 def speech_features(projected: Tensor, degree: int) -> Tensor:
     """(..., degree x E) projections to (..., degree x E): running products of GELUs, degree 1 first."""
-    return torch.cumprod(gelu(projected).unflatten(-1, (degree, -1)), -2).flatten(-2)
+    factors = gelu(projected).unflatten(-1, (degree, -1)).unbind(-2)
+    # Not torch.cumprod: its backward is slow, and ONNX has no such operator.
+    products = [factors[0]]
+    for factor in factors[1:]:
+        products.append(products[-1] * factor)
+    return torch.cat(products, -1)
 
 
 def general_features(projected: Tensor, coefficients: Tensor) -> Tensor:
@@ -48,6 +53,7 @@ def polynomial_mix(
     degree: int,
     coefficients: Tensor | None,
     causal: bool,
+    block: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `attn_robotics.kernels.polynomial` for the arguments; sums run in float32 at least."""
     wide = torch.promote_types(projected.dtype, torch.float32)
@@ -63,6 +69,10 @@ def polynomial_mix(
     if causal:
         seen = past[:, None] + real.cumsum(1)  # (B, N)
         total = features.cumsum(1) + before[:, None]
+        if block > 1 and total.shape[1]:
+            ends = torch.arange(total.shape[1], device=total.device) // block * block + block - 1
+            ends = ends.clamp(max=total.shape[1] - 1)
+            seen, total = seen.index_select(1, ends), total.index_select(1, ends)
     else:
         seen = (past + real.sum(1))[:, None]
         total = features.sum(1, keepdim=True) + before[:, None]

@@ -19,7 +19,8 @@ class OnnxBackend:
     """An ONNX file in one session, which all lanes share.
 
     Args:
-        entry: the catalogue's; its inputs, outputs and state are the graph's, by name.
+        entry: the catalogue's; its inputs, outputs and state are the graph's, by name. A new state `x` leaves the
+            graph as `x_out`, since no two values of a graph share a name.
         step: told how far loading is.
 
     Raises:
@@ -61,12 +62,15 @@ class OnnxBackend:
             raise EngineError('bad_weights', message) from error
         if self.device != 'cpu' and 'CUDAExecutionProvider' not in self._session.get_providers():
             raise EngineError('backend', f'{entry.name}: the CUDA provider failed to start; are its libraries there?')
-        self._outputs = [spec.name for spec in (*entry.outputs, *entry.state)]
-        for what, specs, nodes in (
-            ('inputs', (*entry.inputs, *entry.state), self._session.get_inputs()),
-            ('outputs', (*entry.outputs, *entry.state), self._session.get_outputs()),
+        states = [spec.name for spec in entry.state]
+        outputs = [spec.name for spec in entry.outputs]
+        self._outputs = [*outputs, *states]
+        self._asked = [*outputs, *(f'{name}_out' for name in states)]
+        for what, listed, nodes in (
+            ('inputs', [*(spec.name for spec in entry.inputs), *states], self._session.get_inputs()),
+            ('outputs', self._asked, self._session.get_outputs()),
         ):
-            names, known = {spec.name for spec in specs}, {node.name for node in nodes}
+            names, known = set(listed), {node.name for node in nodes}
             if names - known or (what == 'inputs' and known - names):
                 raise EngineError(
                     'bad_entry',
@@ -84,7 +88,7 @@ class OnnxBackend:
         start = time.perf_counter()
         feed = {name: gather(requests, name) for name in requests[0].inputs}
         launched = time.perf_counter()
-        columns = dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
+        columns = dict(zip(self._outputs, self._session.run(self._asked, feed), strict=True))
         computed = time.perf_counter()
         # A graph may pass an input through; ONNX Runtime hands out arrays of its own, so nothing aliases.
         return Executed(split(self.entry, requests, columns), launched, launched - start, 0.0, computed - launched)

@@ -103,3 +103,17 @@ def test_wrong_arguments_are_named():
         polynomial_mix(torch.zeros(1, 2, 5), torch.zeros(1, 2, 5), degree=2)
     with pytest.raises(ValueError, match='belong together'):
         polynomial_mix(torch.zeros(1, 2, 4), torch.zeros(1, 2, 4), state=torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize('block', [2, 4, 9])
+def test_blocks_in_one_call_equal_a_stream_of_blocks(block):
+    projected, gate, options = make('speech')
+    whole, mean, count = polynomial_mix(projected, gate, causal=True, block=block, **options)
+    state, parts = (None, None), []
+    for start in range(0, 9, block):
+        cut = projected[:, start : start + block], gate[:, start : start + block]
+        out, *state = polynomial_mix(*cut, None, *state, **options)
+        parts.append(out)
+    torch.testing.assert_close(torch.cat(parts, 1), whole)
+    torch.testing.assert_close(state[0], mean)
+    torch.testing.assert_close(state[1], count)

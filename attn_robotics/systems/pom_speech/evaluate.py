@@ -1,0 +1,210 @@
+"""Measure the shipped encoder: `python -m attn_robotics.systems.pom_speech.evaluate --help`.
+
+Error rates on synthetic speech that training never heard (needs eSpeak NG), a ten-minute stream, streaming against
+offline, and how time and memory grow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from attn_robotics.attention.polynomial import PolynomialMixer
+from attn_robotics.systems.pom_speech.data import Corpus, Recipe, make_corpus, make_utterance
+from attn_robotics.systems.pom_speech.model import SpeechEncoder
+from attn_robotics.systems.pom_speech.processor import SAMPLE_RATE, TOKEN_S
+from attn_robotics.systems.pom_speech.recogniser import SpeechStream, local_model
+from attn_robotics.systems.pom_speech.scaling import scaling_rows
+from attn_robotics.systems.pom_speech.scores import bootstrap_interval, error_rates
+from attn_robotics.systems.pom_speech.train import Feed, transcribe
+from attn_robotics.systems.pom_speech.weights_file import DEFAULT_WEIGHTS, read_weights
+from attn_robotics.training.results import Row, show, write_results
+
+PARTS = ('errors', 'stream', 'scaling')
+BLOCK = 8  # tokens, 320 ms
+NOISE: Mapping[str, float] = {'clean': np.inf, '20dB': 20.0, '10dB': 10.0, '5dB': 5.0, '0dB': 0.0}
+SETS: Mapping[str, Mapping[str, bool]] = {
+    'new_sentences': {'held_out_sentences': True},
+    'new_voices': {'held_out_voices': True},
+    'new_both': {'held_out_sentences': True, 'held_out_voices': True},
+}
+
+
+def error_rows(network: SpeechEncoder, count: int, seed: int, folder: Path, voice: str) -> list[Row]:
+    """CER and WER by what is new and by noise, whole utterances and 320 ms blocks."""
+    rows = []
+    rng = np.random.default_rng(seed)
+    for name, held_out in SETS.items():
+        for noise, snr_db in NOISE.items():
+            if name != 'new_both' and noise not in ('clean', '10dB'):
+                continue
+            recipe = Recipe(voice=voice, snr_db=snr_db, pairs=0.0, **held_out)
+            where = folder / f'{name}_{noise}'
+            make_corpus(where, recipe, count, seed)
+            corpus = Corpus(where)
+            for method, block in (('offline', None), ('blocks_320ms', BLOCK)):
+                heard = transcribe(network, Feed(corpus, torch.device('cpu')), block)
+                rates = error_rates(corpus.texts, heard)
+                intervals = bootstrap_interval(corpus.texts, heard, rng)
+                for metric, value, ci95 in zip(('cer', 'wer'), rates, intervals, strict=True):
+                    rows.append(Row(f'{metric}/{method}/{name}/{noise}', value, '', count, ci95))
+                    print(show(rows[-1:]), flush=True)
+    return rows
+
+
+def stream_rows(network: SpeechEncoder, minutes: float, seed: int, voice: str) -> list[Row]:
+    """A long stream of commands with pauses: equality with the offline form, errors, cost early and late."""
+    rng = np.random.default_rng(seed)
+    recipe = Recipe(voice=voice, held_out_sentences=True, held_out_voices=True, snr_db=20.0, reverberation=0.0, pairs=0)
+    said, parts, seconds = [], [], 0.0
+    while seconds < 60.0 * minutes:
+        samples, text = make_utterance(recipe, rng)
+        said.append(text)
+        parts += [samples, 1e-3 * rng.standard_normal(int(rng.uniform(0.5, 3.0) * SAMPLE_RATE)).astype(np.float32)]
+        seconds += (len(parts[-2]) + len(parts[-1])) / SAMPLE_RATE
+    sound = np.concatenate(parts)
+    times: list[float] = []
+    model = local_model(network)
+
+    def ask(features: Any, reset: bool) -> Any:
+        start = time.perf_counter()
+        answers = model(features, reset)
+        times.append(time.perf_counter() - start)
+        return answers
+
+    stream = SpeechStream(ask, block_tokens=BLOCK)
+    finals, held = [], []
+    for start in tqdm(range(0, len(sound), 512), desc='stream', unit='block'):
+        finals += [heard.text for heard in stream.push(sound[start : start + 512]) if heard.is_final]
+        held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    minute = round(60.0 / (BLOCK * TOKEN_S))
+    early, late = np.median(times[:minute]) * 1e3, np.median(times[-minute:]) * 1e3
+    wer = error_rates([' '.join(said)], [' '.join(finals)])[1]
+    early_rows = held[len(held) // 10]
+    return [
+        Row('wer/stream/new_both/20dB', wer, '', len(said)),
+        Row('utterances/stream', len(finals), '', reference={'said': len(said)}),
+        Row('stream_minutes', seconds / 60.0, 'min'),
+        Row('step_time/stream/first_minute', early, 'ms', minute),
+        Row('step_time/stream/last_minute', late, 'ms', minute),
+        Row('memory_growth/stream', (held[-1] - early_rows) / 1024, 'MiB'),
+        *equality_rows(network, rng),
+        *step_rows(),
+    ]
+
+
+@torch.inference_mode()
+def equality_rows(network: SpeechEncoder, rng: np.random.Generator) -> list[Row]:
+    """Largest difference of log-probabilities between blocks one by one and all blocks in one call."""
+    features = torch.from_numpy(rng.normal(-4.0, 4.0, (1, 240, 4, 80)).astype(np.float32))
+    whole = network.log_probs(features, block=BLOCK)
+    ask = local_model(network)
+    parts = [ask(features[:, at : at + BLOCK].numpy(), at == 0)['log_probs'] for at in range(0, 240, BLOCK)]
+    difference = float(np.abs(np.concatenate(parts, 1) - whole.numpy()).max())
+    return [Row('difference/blocks_320ms-offline', difference, '', 240, target=1e-5, below=True)]
+
+
+@torch.inference_mode()
+def step_rows() -> list[Row]:
+    """Eight tokens through twelve mixers of several widths, on the CPU."""
+    rows = []
+    for width in (128, 256, 488):
+        mixers = nn.ModuleList([PolynomialMixer(width) for _ in range(12)]).eval()
+        states = [mixer.open_state(1) for mixer in mixers]  # type: ignore[operator, union-attr]
+        x = torch.randn(1, BLOCK, width)
+        times = []
+        for _ in range(60):
+            start = time.perf_counter()
+            for index, mixer in enumerate(mixers):
+                x, states[index] = mixer(x, state=states[index])
+            times.append(time.perf_counter() - start)
+        value = 1e3 * float(np.median(times[10:]))
+        rows.append(Row(f'step_time/12_mixers_8_tokens/{width}', value, 'ms', 50, target=5.0, below=True))
+    return rows
+
+
+def draw_errors(rows: Sequence[Row], path: Path) -> None:
+    """Word error rates against noise."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.4), layout='constrained')
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    for method in ('offline', 'blocks_320ms'):
+        for metric, style in (('wer', 'o-'), ('cer', 's--')):
+            found = {row.name: row for row in rows}
+            picked = [found.get(f'{metric}/{method}/new_both/{noise}') for noise in NOISE]
+            shown = [(index, row) for index, row in enumerate(picked) if row is not None]
+            spread = np.array([[row.value - row.ci95[0], row.ci95[1] - row.value] for _, row in shown if row.ci95]).T
+            panel.errorbar(
+                [i for i, _ in shown], [row.value for _, row in shown], spread, fmt=style, capsize=3, markersize=4,
+                label=f'{metric.upper()} {method}',
+            )  # fmt: skip
+    panel.set_xticks(range(len(NOISE)), list(NOISE))
+    panel.set_xlabel('noise')
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    panel.set_title('synthetic speech, new sentences and new voices', fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.partial')
+    figure.savefig(partial, format='png', dpi=110)
+    partial.replace(path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
+    parser.add_argument('--weights', type=Path, default=DEFAULT_WEIGHTS)
+    parser.add_argument('--count', type=int, default=300, help='utterances of each test set')
+    parser.add_argument('--minutes', type=float, default=10.0, help='length of the stream')
+    parser.add_argument('--seed', type=int, default=1000)
+    parser.add_argument('--voice', choices=('espeak', 'tones'), default='espeak')
+    parser.add_argument('--devices', nargs='+', default=['cpu', *(['cuda'] if torch.cuda.is_available() else [])])
+    parser.add_argument('--threads', type=int, default=2, help='of torch on the CPU')
+    parser.add_argument('--json', type=Path, help='where the rows go; pictures go beside it')
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    network = None if options.parts == ['scaling'] else read_weights(options.weights)[0]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if network is not None and 'errors' in options.parts:
+            rows += error_rows(network, options.count, options.seed, Path(folder), options.voice)
+            if options.json:
+                draw_errors(rows, options.json.with_suffix('.png'))
+    for part, measured in (
+        ('stream', lambda: stream_rows(network, options.minutes, options.seed, options.voice) if network else []),
+        *((f'scaling {name}', _scaling(name, options.json)) for name in options.devices),
+    ):
+        if part.split()[0] in options.parts:
+            fresh = measured()
+            print(show(fresh), flush=True)
+            rows += fresh
+    if options.json:
+        gpu = torch.cuda.get_device_name() if 'cuda' in options.devices else None
+        command = f'python -m attn_robotics.systems.pom_speech.evaluate --parts {" ".join(options.parts)}'
+        write_results(
+            options.json, rows, command, [options.seed], threads=options.threads, gpu=gpu, torch=torch.__version__
+        )
+    return 0
+
+
+def _scaling(name: str, path: Path | None) -> Any:
+    picture = path.with_name(f'{path.stem}_scaling_{name}.png') if path else None
+    return lambda: scaling_rows(torch.device(name), picture=picture)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,224 @@
+"""Synthetic speech, training that can be interrupted, and what the comparison of mixers rests on."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from attn_robotics.systems.pom_speech import grammar
+from attn_robotics.systems.pom_speech.data import Corpus, Recipe, from_bytes, make_corpus, make_utterance, to_bytes
+from attn_robotics.systems.pom_speech.data import main as make_data
+from attn_robotics.systems.pom_speech.evaluate import main as evaluate
+from attn_robotics.systems.pom_speech.model import SpeechEncoder
+from attn_robotics.systems.pom_speech.pretrain import Quantizer, draw_tokens, masked_loss
+from attn_robotics.systems.pom_speech.pretrain import main as pretrain
+from attn_robotics.systems.pom_speech.probes import TASKS, Probe
+from attn_robotics.systems.pom_speech.processor import log_mel, to_tokens
+from attn_robotics.systems.pom_speech.study import METHODS, REFERENCE, matched, size_of
+from attn_robotics.systems.pom_speech.train import Feed, draw_mask, make_update, prepare, transcribe
+from attn_robotics.systems.pom_speech.train import main as train
+from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
+from attn_robotics.training.checkpoint import read_facts
+
+TONES = Recipe(voice='tones', snr_db=20.0, reverberation=0.5)
+TINY = dataclasses.replace(REFERENCE, width=16, layers=1, feed_forward=16, channels=4, dropout=0.0)
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('tones')
+    make_corpus(folder, TONES, 24, seed=1)
+    return folder
+
+
+def test_a_corpus_is_the_same_for_the_same_seed_and_keeps_what_is_there(corpus, tmp_path):
+    make_corpus(tmp_path, TONES, 24, seed=1)
+    one, other = Corpus(corpus), Corpus(tmp_path)
+    assert one.texts == other.texts and np.array_equal(one.tokens, other.tokens)
+    assert not any(grammar.is_held_out(text) for text in one.texts)
+    with pytest.raises(ValueError, match='holds another set'):
+        make_corpus(tmp_path, TONES, 24, seed=2)
+
+
+def test_bytes_keep_features_to_half_a_step():
+    features = to_tokens(log_mel(make_utterance(TONES, np.random.default_rng(0))[0]))
+    np.testing.assert_allclose(from_bytes(to_bytes(features)), features, atol=0.0501)
+
+
+def test_batches_hold_every_utterance_once_and_similar_lengths(corpus):
+    loaded = Corpus(corpus)
+    batches = loaded.batches(4, np.random.default_rng(0))
+    picked = np.concatenate([next(batches) for _ in range(6)])
+    assert sorted(picked) == list(range(24))
+    assert np.concatenate([loaded.features(i) for i in range(24)]).shape == loaded.tokens.shape
+
+
+def test_missing_voices_and_unfinished_sets_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.data._espeak', lambda: (_ for _ in ()).throw(
+        RuntimeError('eSpeak NG is missing')
+    ))  # fmt: skip
+    with pytest.raises(SystemExit):
+        make_data(['--out', str(tmp_path / 'x'), '--count', '1'])
+    assert 'eSpeak NG is missing' in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match='make it with'):
+        Corpus(tmp_path)
+
+
+def test_the_mask_hides_some_bands_and_some_tokens():
+    mask = draw_mask(64, 50, np.random.default_rng(0))
+    assert mask.shape == (64, 50, 80) and 0.02 < mask.mean() < 0.4
+    assert (mask.all(1).any(1) | mask.all(2).any(1)).mean() > 0.9
+
+
+def test_updates_lower_the_loss(corpus):
+    torch.manual_seed(0)
+    network = SpeechEncoder(TINY)
+    loaded = Corpus(corpus)
+    prepare(network, loaded)
+    update = make_update(network, Feed(loaded, torch.device('cpu')), np.random.default_rng(0), lambda step: 5e-3)
+    batches = loaded.batches(8, np.random.default_rng(0))
+    losses = [float(update(step, next(batches))) for step in range(40)]
+    assert np.isfinite(losses).all() and np.mean(losses[-5:]) < 0.7 * np.mean(losses[:3])
+
+
+def test_training_goes_on_where_it_ended_and_leaves_weights(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.PomSpeechConfig', lambda mixer: TINY)
+    common = [
+        *(
+            '--data',
+            str(corpus),
+            '--validation',
+            str(corpus),
+            '--out',
+            str(tmp_path),
+            '--batch',
+            '8',
+            '--device',
+            'cpu',
+        ),
+        *('--minutes', '0.01', '--weights', str(tmp_path / 'weights.safetensors')),
+    ]
+    train(common)
+    first = json.loads((tmp_path / 'checkpoint.json').read_text())['step']
+    monkeypatch.undo()
+    train([*common, '--resume'])
+    assert json.loads((tmp_path / 'checkpoint.json').read_text())['step'] > first > 0
+    assert read_facts(tmp_path)['data']['recipe']['voice'] == 'tones'
+    network, card = read_weights(tmp_path / 'weights.safetensors')
+    assert network.config == TINY and card['updates'] > first
+    assert (tmp_path / 'curves.png').stat().st_size > 1000
+
+
+def test_transcribing_keeps_the_order_of_the_corpus(corpus):
+    torch.manual_seed(0)
+    network, loaded = SpeechEncoder(TINY), Corpus(corpus)
+    prepare(network, loaded)
+    network.eval()
+    feed = Feed(loaded, torch.device('cpu'))
+    together = transcribe(network, feed, size=24)
+    assert together == transcribe(network, feed, size=1) and len(set(together)) > 1
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_mixers_are_compared_at_equal_size(method):
+    config = matched(dataclasses.replace(REFERENCE, **METHODS[method]), size_of(REFERENCE))
+    assert size_of(config) == pytest.approx(size_of(REFERENCE), rel=2e-3)
+
+
+@pytest.mark.parametrize(('mixer', 'is_blind'), [('pom_k2', True), ('mha', True), ('rope_pom_k2', False)])
+def test_without_positions_a_mixer_can_not_know_what_came_first(mixer, is_blind):
+    torch.manual_seed(0)
+    draw, features, classes = TASKS['order']
+    network = Probe(mixer, features, classes).double()
+    tokens, came_first = draw(np.random.default_rng(0), 8)
+    swapped = tokens.double().clone()
+    swapped[:, :-1] = swapped[:, :-1].flip(1)  # the question, the last token, stays
+    same = torch.allclose(network(tokens.double()), network(swapped), atol=1e-12)
+    assert same == is_blind and set(came_first.tolist()) == {0, 1}
+
+
+def test_recall_asks_for_a_pair_that_is_there():
+    tokens, wanted = TASKS['recall_4'][0](np.random.default_rng(0), 16)
+    for row, value in zip(tokens.numpy(), wanted.numpy(), strict=True):
+        (pair,) = [p for p in row[:-1] if (p[:64] == row[-1, :64]).all()]
+        assert pair[64:].argmax() == value
+
+
+def test_the_published_mask_covers_60_percent_of_what_all_utterances_have():
+    rng = np.random.default_rng(0)
+    for shortest in (1, 7, 50):
+        tokens = draw_tokens(shortest, rng)
+        assert (
+            len(set(tokens)) == len(tokens) == max(1, int(0.6 * shortest)) and 0 <= tokens[0] <= tokens[-1] < shortest
+        )
+
+
+def test_codes_come_from_unmasked_features_and_only_masked_tokens_count():
+    torch.manual_seed(0)
+    network, quantizer = SpeechEncoder(TINY), Quantizer(codes=32)
+    head = torch.nn.Linear(16, 32)
+    features, keep = torch.randn(2, 10, 4, 80), torch.ones(2, 10, dtype=torch.bool)
+    tokens = torch.tensor([3, 4, 9])
+    codes = quantizer(network.normalise(features))
+    assert codes.shape == (2, 10) and len(codes.unique()) > 3
+    torch.manual_seed(1)
+    loss = masked_loss(network, head, quantizer, features, keep, tokens)
+    assert loss.item() == pytest.approx(np.log(32), rel=0.3)
+    # What lies under the mask reaches the loss by its codes alone: without new codes, nothing changes.
+    hidden = features.clone()
+    hidden[:, tokens] *= 2.0  # codes are of directions
+    torch.manual_seed(1)
+    assert masked_loss(network, head, quantizer, hidden, keep, tokens) == loss
+
+
+def test_pretrained_weights_are_where_training_begins(corpus, tmp_path, monkeypatch):
+    for module in ('pretrain', 'train'):
+        monkeypatch.setattr(f'attn_robotics.systems.pom_speech.{module}.PomSpeechConfig', lambda mixer='pom': TINY)
+    common = ['--data', str(corpus), '--batch', '8', '--device', 'cpu']
+    start = tmp_path / 'start.safetensors'
+    pretrain([*common, '--out', str(start), '--minutes', '0.01', '--codes', '64'])
+    weights = str(tmp_path / 'w.safetensors')
+    train([
+        *common, '--validation', str(corpus), '--out', str(tmp_path), '--minutes', '0.0001', '--rate', '0',
+        '--weights', weights, '--start', str(start),
+    ])  # fmt: skip
+    one, other = (read_weights(path)[0].state_dict() for path in (start, tmp_path / 'w.safetensors'))
+    torch.testing.assert_close(one['layers.0.first.1.weight'], other['layers.0.first.1.weight'], atol=1e-3, rtol=0)
+
+
+def test_the_evaluation_writes_rows_and_pictures(tmp_path):
+    torch.manual_seed(0)
+    weights, table = tmp_path / 'w.safetensors', tmp_path / 'out' / 'evaluate.json'
+    table.parent.mkdir()
+    ship(weights, SpeechEncoder(TINY), {})
+    evaluate([
+        *('--parts', 'errors', 'stream', '--weights', str(weights), '--count', '2', '--minutes', '0.05'),
+        *('--voice', 'tones', '--threads', '1', '--json', str(table)),
+    ])  # fmt: skip
+    content = json.loads(table.read_text())
+    rows = {row['name']: row for row in content['rows']}
+    assert content['schema'] == 1 and content['conditions']['seeds'] == [1000]
+    assert {'cer/offline/new_both/0dB', 'wer/blocks_320ms/new_voices/clean', 'wer/stream/new_both/20dB'} <= set(rows)
+    assert rows['difference/blocks_320ms-offline']['met'] is True
+    assert table.with_suffix('.png').stat().st_size > 1000
+
+
+@pytest.mark.gpu
+def test_captured_updates_learn_as_plain_ones_do(corpus):
+    if not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    device, loaded = torch.device('cuda'), Corpus(corpus)
+    after = []
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        network = SpeechEncoder(TINY)
+        prepare(network, loaded)
+        network.to(device)
+        rng = np.random.default_rng(0)
+        update = make_update(network, Feed(loaded, device), rng, lambda step: 5e-3, whole_only=True, graphs=graphs)
+        batches = loaded.batches(8, np.random.default_rng(0))
+        losses = [float(update(step, next(batches))) for step in range(60)]
+        after.append(np.mean(losses[-10:]))
+    assert after[1] == pytest.approx(after[0], rel=0.15)
