@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Collection
+from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from rclpy.logging import get_logger
 
 from attn_robotics.paths import config_folders
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError
+from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.catalogue import Catalogue
-from attn_robotics.runtime.engine import Engine
-from attn_robotics.runtime.errors import one_line
+from attn_robotics.runtime.engine import Engine, ModelState, ModelStatus
+from attn_robotics.runtime.errors import EngineError, one_line
+
+UNLOAD_LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,14 @@ class EngineSettings:
 
 
 class _Shared:
-    """The engine of this process and who needs it."""
+    """The engine of this process, who needs it, and the models that were loaded for them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.engine: Engine | None = None
         self.settings = EngineSettings()
         self.holders: set[int] = set()
+        self.models: dict[str, set[int]] = {}
 
 
 _shared = _Shared()
@@ -82,17 +87,50 @@ def hold_engine(holder: object) -> Engine:
         return _shared.engine
 
 
+def hold_model(
+    holder: object, name: str, on_progress: Callable[[Progress], None] | None = None
+) -> tuple[Engine, ModelStatus]:
+    """The engine of this process with a model loaded; both stay until their last holder calls `release_engine`.
+
+    Args:
+        holder: the node that needs it.
+        name: of the catalogue.
+        on_progress: called while the model loads.
+
+    Returns:
+        The engine and the model's status. What others had loaded already is left to them.
+
+    Raises:
+        EngineError: why the model does not load; the engine is held all the same.
+    """
+    engine = hold_engine(holder)
+    with _shared.lock:
+        holders = _shared.models.get(name)
+        is_there = engine.status(name).state == ModelState.READY
+        if holders is not None or not is_there:
+            _shared.models.setdefault(name, set()).add(id(holder))
+    return engine, engine.status(name) if is_there else engine.load(name, on_progress).result()
+
+
 def release_engine(holder: object) -> None:
-    """Let go of the engine; the last holder closes it. Safe to call twice."""
+    """Let go of the engine and of the models held; the last holder closes them. Safe to call twice."""
+    unloads = []
     with _shared.lock:
         if id(holder) not in _shared.holders:
             return
         _shared.holders.discard(id(holder))
-        if _shared.holders:
-            return
-        engine, _shared.engine = _shared.engine, None
-        if engine is not None:
-            engine.close()  # within the lock: the next engine finds the memory free
+        for name, holders in list(_shared.models.items()):
+            holders.discard(id(holder))
+            if not holders:
+                del _shared.models[name]
+                if _shared.holders and _shared.engine is not None:
+                    with suppress(EngineError):  # evicted, failed or unloaded meanwhile
+                        unloads.append(_shared.engine.unload(name))
+        if not _shared.holders:
+            engine, _shared.engine = _shared.engine, None
+            if engine is not None:
+                engine.close()  # within the lock: the next engine finds the memory free
+    wait_for(unloads, UNLOAD_LIMIT_S)
 
 
 def engine_of_process() -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -10,35 +11,57 @@ T = TypeVar('T')
 
 
 class LatestWorker(Generic[T]):
-    """Hand the newest item to a function in a thread of its own; items that arrive meanwhile replace one another.
+    """Hand the newest items in order to a function in a thread of its own; older ones make room for newer ones.
+
+    Args:
+        work: called with each item.
+        on_error: called with what `work` raised.
+        name: of the thread.
+        depth: items that may wait; 1 keeps the newest alone.
 
     Attributes:
-        dropped: items that were replaced before their turn.
+        dropped: items that had to make room before their turn.
     """
 
-    def __init__(self, work: Callable[[T], None], on_error: Callable[[BaseException], None], name: str) -> None:
+    def __init__(
+        self, work: Callable[[T], None], on_error: Callable[[BaseException], None], name: str, *, depth: int = 1
+    ) -> None:
         self._work = work
         self._on_error = on_error
-        self._item: T | None = None
+        self._items: deque[T] = deque()
+        self._depth = depth
         self._ready = threading.Condition()
         self._ends = False
         self.dropped = 0
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, item: T) -> None:
-        """Offer an item; never blocks."""
+    @property
+    def waiting(self) -> int:
+        """Items that wait for their turn."""
+        return len(self._items)
+
+    def put(self, item: T) -> bool:
+        """Offer an item; never blocks. False when an older one had to make room."""
         with self._ready:
-            if self._item is not None:
+            is_full = len(self._items) == self._depth
+            if is_full:
+                self._items.popleft()
                 self.dropped += 1
-            self._item = item
+            self._items.append(item)
             self._ready.notify()
+        return not is_full
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        with self._ready:
+            self._items.clear()
 
     def close(self) -> None:
         """End the thread after the item in hand and wait for it."""
         with self._ready:
             self._ends = True
-            self._item = None
+            self._items.clear()
             self._ready.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -46,11 +69,11 @@ class LatestWorker(Generic[T]):
     def _loop(self) -> None:
         while True:
             with self._ready:
-                self._ready.wait_for(lambda: self._ends or self._item is not None)
+                self._ready.wait_for(lambda: self._ends or self._items)
                 if self._ends:
                     return
-                item, self._item = self._item, None
+                item = self._items.popleft()
             try:
-                self._work(item)  # type: ignore[arg-type]
+                self._work(item)
             except Exception as error:  # the node reports it; the thread lives on for the next item
                 self._on_error(error)
