@@ -1,0 +1,93 @@
+"""From answers of the model to words, and what is measured of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+WEIGHTS = Path(__file__).parent / 'weights' / 'aga.safetensors'
+
+
+@dataclass(frozen=True)
+class Anticipation:
+    """What one stream expects next.
+
+    Attributes:
+        classes: the five most probable action numbers, most probable first.
+        labels: their words.
+        probabilities: theirs.
+        gate: share of history in the answer, 0 the current frame alone, 1 the past alone.
+        attention: (heads, P) weights on the P remembered steps, oldest first; each row sums to 1, or P is 0.
+        past: what was expected at each of these steps, in words.
+        past_s: how long before this frame each was [s].
+    """
+
+    classes: tuple[int, ...]
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    gate: float
+    attention: NDArray[np.float32]
+    past: tuple[str, ...]
+    past_s: tuple[float, ...]
+
+    def because(self) -> str:
+        """One line: what is expected, and the past step that mattered most."""
+        expected = f'{self.labels[0]} ({self.probabilities[0]:.2f})'
+        if not self.past:
+            return expected
+        most = int(self.attention.mean(0).argmax())
+        return f'{expected}, because of: {self.past[most]} {self.past_s[most]:.1f} s ago'
+
+
+def read_labels(path: Path | None = None) -> tuple[str, ...]:
+    """The words of a model's actions, from the card beside its weights; of what ships when None.
+
+    Raises:
+        ValueError: no such file, or no list `labels` in it.
+    """
+    card = WEIGHTS.with_suffix('.yaml') if path is None else path
+    try:
+        content = yaml.safe_load(card.read_text('utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f'can not read labels from {card}: {" ".join(str(error).split())[:200]}') from error
+    labels = content.get('labels') if isinstance(content, dict) else None
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{card} must have a list of texts 'labels', one an action")
+    return tuple(labels)
+
+
+def read_answer(outputs: dict[str, NDArray[np.generic]], labels: tuple[str, ...]) -> Anticipation:
+    """Turn the answer for one stream into words.
+
+    Args:
+        outputs: of the model, one row each.
+        labels: one an action.
+    """
+    best = [int(number) for number in outputs['best'][0]]
+    past = outputs['past'][0].astype(np.int64)
+    known = past >= 0
+    return Anticipation(
+        classes=tuple(best),
+        labels=tuple(labels[number] for number in best),
+        probabilities=tuple(float(value) for value in outputs['best_probabilities'][0]),
+        gate=float(outputs['gate'][0]),
+        attention=outputs['attention'][0][:, known].astype(np.float32),
+        past=tuple(labels[number] for number in past[known]),
+        past_s=tuple(float(value) for value in outputs['past_s'][0][known]),
+    )
+
+
+def mean_top5_recall(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+    """Mean over the classes present of the share of their samples whose class is among the five best (MT5R).
+
+    Args:
+        scores: (N, K).
+        labels: (N,).
+    """
+    best = np.argpartition(-scores, 5, axis=1)[:, :5]
+    hits = (best == labels[:, None]).any(1)
+    return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
