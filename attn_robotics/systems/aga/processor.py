@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from attn_robotics.systems.aga.model import AgaNetwork
 
 WEIGHTS = Path(__file__).parent / 'weights' / 'aga.safetensors'
 
@@ -43,21 +47,48 @@ class Anticipation:
         return f'{expected}, because of: {self.past[most]} {self.past_s[most]:.1f} s ago'
 
 
-def read_labels(path: Path | None = None) -> tuple[str, ...]:
-    """The words of a model's actions, from the card beside its weights; of what ships when None.
+def read_card(path: Path | None = None) -> dict[str, Any]:
+    """The card beside weights, of what ships when None.
 
     Raises:
-        ValueError: no such file, or no list `labels` in it.
+        ValueError: no such file, or no mapping in it.
     """
     card = WEIGHTS.with_suffix('.yaml') if path is None else path
     try:
         content = yaml.safe_load(card.read_text('utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f'can not read labels from {card}: {" ".join(str(error).split())[:200]}') from error
-    labels = content.get('labels') if isinstance(content, dict) else None
+        raise ValueError(f'can not read {card}: {" ".join(str(error).split())[:200]}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{card} must be a mapping')
+    return content
+
+
+def read_labels(path: Path | None = None) -> tuple[str, ...]:
+    """The words of a model's actions, from the list `labels` of a card or another YAML file; of what ships when None.
+
+    Raises:
+        ValueError: no such file, or no such list in it.
+    """
+    labels = read_card(path).get('labels')
     if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"{card} must have a list of texts 'labels', one an action")
+        raise ValueError(f"{path or WEIGHTS.with_suffix('.yaml')} must have a list of texts 'labels', one an action")
     return tuple(labels)
+
+
+def read_network() -> AgaNetwork:
+    """The network with the weights that ship, checked against their card.
+
+    Raises:
+        EngineError: the file is missing or damaged.
+    """
+    from attn_robotics.runtime.weights import load_into, read_verified
+    from attn_robotics.systems.aga.config import AgaConfig
+    from attn_robotics.systems.aga.model import AgaNetwork, AgaStream
+
+    card = read_card()
+    stream = AgaStream(AgaNetwork(AgaConfig.from_dict(card['config'])))
+    load_into(stream, read_verified(WEIGHTS, card['sha256']), WEIGHTS)
+    return stream.network.eval()
 
 
 def read_answer(outputs: dict[str, NDArray[np.generic]], labels: tuple[str, ...]) -> Anticipation:

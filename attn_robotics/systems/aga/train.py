@@ -17,20 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from attn_robotics.systems.aga.baselines import VARIANTS, build_variant
 from attn_robotics.systems.aga.config import AgaConfig
 from attn_robotics.systems.aga.data import Kitchens
 from attn_robotics.systems.aga.processor import mean_top5_recall
-from attn_robotics.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from attn_robotics.training.curves import Curves
-from attn_robotics.training.loop import TimeBudget, cosine_rate
-from attn_robotics.training.replicas import Replicas, clip_each
+from attn_robotics.training.checkpoint import CheckpointError
+from attn_robotics.training.fit import Run, fit
+from attn_robotics.training.replicas import Replicas
 
 TRAIN_KITCHENS, TEST_KITCHENS = range(4), range(100, 108)
 TRAINING, VALIDATION, TEST = range(3)  # seeds of the sequences
-SAVE_EVERY = 5  # epochs
 
 
 @dataclass(frozen=True)
@@ -130,56 +127,14 @@ def train(
     training = Sets.draw(worlds, recipe.sequences, recipe.steps, TRAIN_KITCHENS, TRAINING).to(device)
     replicas = build_replicas(variant, config, seeds, shifts).to(device)
     optimiser = torch.optim.AdamW(replicas.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
-    rng = np.random.default_rng([seeds[0], 7])
-    torch.manual_seed(seeds[0])
-    curves = Curves(out / 'curves.csv')
-    batches = recipe.sequences // recipe.batch
-    total = recipe.epochs * batches
-    step, spent = 0, 0.0
     facts = {
         'variant': variant, 'seeds': list(seeds), 'shifts': list(shifts), 'config': config.to_dict(),
         'recipe': asdict(recipe),
     }  # fmt: skip
-    if resume:
-        step, before = load_checkpoint(out, replicas, optimiser, {'order': rng})
-        if {name: before.get(name) for name in facts} != facts:
-            raise CheckpointError(f'{out} was trained with other settings; start without --resume or use another --out')
-        spent = float(before['seconds'])
-    else:
-        curves.rows.clear()
-
-    def save() -> None:
-        save_checkpoint(
-            out, replicas, optimiser, step=step, facts={**facts, 'seconds': budget.total}, generators={'order': rng}
-        )
-        curves.write()
-
-    with TimeBudget(seconds, spent) as budget, tqdm(
-        total=total, initial=step, desc=variant, unit='update', disable=quiet
-    ) as bar:  # fmt: skip
-        while step < total and not budget.is_over:
-            order = torch.from_numpy(rng.permutation(recipe.sequences)).to(device)
-            replicas.train()
-            sums = torch.zeros((), device=device)
-            for rows in order.split(recipe.batch)[:batches]:
-                for group in optimiser.param_groups:
-                    group['lr'] = cosine_rate(step / total, step, peak=recipe.rate, floor=0.0, warmup=20)
-                losses = replicas(loss_of, training.frames[:, rows], training.labels[:, rows])
-                optimiser.zero_grad(set_to_none=True)
-                losses.sum().backward()
-                clip_each(replicas, 1.0)
-                optimiser.step()
-                sums += losses.detach().mean()
-                step += 1
-                bar.update()
-            epoch = step // batches
-            curves.add({'epoch': epoch, 'loss': float(sums) / batches, 'seconds': budget.total})
-            bar.set_postfix(loss=f'{float(sums) / batches:.3f}')
-            if epoch % SAVE_EVERY == 0:
-                save()
-        save()
-        curves.draw(out / 'curves.png', 'epoch', {f'{variant}: loss, mean of {replicas.count} runs': ['loss']})
-    return step >= total
+    run = Run(
+        variant, out, facts, recipe.epochs, recipe.batch, seed=seeds[0], seconds=seconds, resume=resume, quiet=quiet
+    )
+    return fit(run, replicas, optimiser, loss_of, (training.frames, training.labels))
 
 
 def main(arguments: list[str] | None = None) -> int:
