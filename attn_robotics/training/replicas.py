@@ -1,8 +1,9 @@
-"""Train copies of one network side by side, one a seed, in one program: small networks leave a device idle otherwise."""
+"""Copies of one network side by side, one a seed, in one program: a small network leaves a device idle."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class Replicas(nn.Module):
         self.values = nn.ParameterDict(
             {self._key(name): nn.Parameter(torch.stack([row[name].detach() for row in rows])) for name in self._names}
         )
-        self.template = [networks[0].to('meta')]  # in a list: not a child, its parameters are not trained
+        self.template = [deepcopy(networks[0]).to('meta')]  # in a list: not a child, its parameters are not trained
 
     @staticmethod
     def _key(name: str) -> str:

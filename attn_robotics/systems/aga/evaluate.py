@@ -27,6 +27,7 @@ from attn_robotics.systems.aga.train import (
     TEST_KITCHENS,
     TRAIN_KITCHENS,
     VALIDATION,
+    Case,
     Sets,
     build_replicas,
     recalls,
@@ -37,23 +38,22 @@ from attn_robotics.training.checkpoint import CheckpointError
 from attn_robotics.training.replicas import Replicas
 from attn_robotics.training.results import Row, over_seeds, show, write_results
 
-MAIN_SHIFT = 0.5  # the relations are asked at this one
 PAIRS_TARGET = 80.0  # % of adjacent pairs
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one variant: MT5R [%], (shifts, seeds) each."""
+    """Of one variant: MT5R [%], (cases, seeds) each."""
 
     validation: NDArray[np.float64]
     test: NDArray[np.float64]
 
 
 def held_out(
-    seeds: Sequence[int], shifts: Sequence[float], recipe: Mapping[str, Any], device: torch.device
+    seeds: Sequence[int], cases: Sequence[Case], recipe: Mapping[str, Any], device: torch.device
 ) -> tuple[Sets, Sets]:
     """Sequences of the training's kitchens, and of unseen ones."""
-    worlds = worlds_of(seeds, shifts)
+    worlds = worlds_of(seeds, cases)
     count, steps = recipe['held_out'], recipe['steps']
     return (
         Sets.draw(worlds, count, steps, TRAIN_KITCHENS, VALIDATION).to(device),
@@ -70,8 +70,8 @@ def adjacent_share(network: AgaNetwork) -> float:
 
 
 def gate_means(gates: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean gate at steps whose next action is the same, and at steps where it changes; the first step has no past."""
-    stays = labels[:, 1:-1] == labels[:, 2:]
+    """Mean gate at steps that show the same action as the step before, and at steps that show a new one."""
+    stays = labels[:, 1:-1] == labels[:, :-2]
     return float(gates[:, 1:][stays].mean()), float(gates[:, 1:][~stays].mean())
 
 
@@ -97,49 +97,60 @@ def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[li
     facts: dict[str, Any] = {}
     for folder in folders:
         tensors, facts = checkpoint.read_network(folder)
-        name, seeds, shifts = facts['variant'], facts['seeds'], facts['shifts']
+        name, seeds, cases = facts['variant'], facts['seeds'], [tuple(case) for case in facts['cases']]
         config = AgaConfig.from_dict(facts['config'])
-        replicas = build_replicas(name, config, seeds, shifts).to(device)
+        replicas = build_replicas(name, config, seeds, cases).to(device)
         replicas.load_state_dict(tensors)
-        validation, test = held_out(seeds, shifts, facts['recipe'], device)
-        shape = (len(shifts), len(seeds))
+        validation, test = held_out(seeds, cases, facts['recipe'], device)
+        shape = (len(cases), len(seeds))
         scores[name] = Scores(
             np.array(recalls(replicas, validation)).reshape(shape), np.array(recalls(replicas, test)).reshape(shape)
         )
-        for index, shift in enumerate(shifts):
-            case = f'{name}/shift {shift:g}'
-            rows.append(over_seeds(f'mt5r_seen/{case}', scores[name].validation[index], '%'))
-            rows.append(over_seeds(f'mt5r_unseen/{case}', scores[name].test[index], '%'))
+        for index, case in enumerate(cases):
+            which = f'{name}/{words(case)}'
+            rows.append(over_seeds(f'mt5r_seen/{which}', scores[name].validation[index], '%'))
+            rows.append(over_seeds(f'mt5r_unseen/{which}', scores[name].test[index], '%'))
             drop = scores[name].test[index] - scores[name].validation[index]
-            rows.append(over_seeds(f'mt5r_drop/{case}', drop, '%'))
-        if name == 'aga' and MAIN_SHIFT in shifts:
-            first = shifts.index(MAIN_SHIFT) * len(seeds)
-            found = np.array(analyse(replicas, test, config, range(first, first + len(seeds))))
-            rows.append(over_seeds('evidence_pairs/aga', found[:, 0], '%', target=PAIRS_TARGET))
-            rows.append(over_seeds('gate_same_action/aga', found[:, 1]))
-            rows.append(over_seeds('gate_action_changes/aga', found[:, 2]))
-            rows.append(over_seeds('gate_difference/aga', found[:, 2] - found[:, 1]))
-    shifts, seeds = facts['shifts'], facts['seeds']
-    if MAIN_SHIFT in shifts:
-        rows += relations(scores, shifts.index(MAIN_SHIFT))
+            rows.append(over_seeds(f'mt5r_drop/{which}', drop, '%'))
+            if name == 'aga':
+                first = index * len(seeds)
+                found = np.array(analyse(replicas, test, config, range(first, first + len(seeds))))
+                rows.append(over_seeds(f'evidence_pairs/{which}', found[:, 0], '%', target=PAIRS_TARGET))
+                rows.append(over_seeds(f'gate_same_action/{which}', found[:, 1]))
+                rows.append(over_seeds(f'gate_new_action/{which}', found[:, 2]))
+                rows.append(over_seeds(f'gate_difference/{which}', found[:, 2] - found[:, 1]))
+    cases, seeds = [tuple(case) for case in facts['cases']], facts['seeds']
+    for index, case in enumerate(cases):
+        rows += relations(scores, index, words(case))
     if pictures is not None:
-        kinds = {name: (found.validation.mean(1), found.test) for name, found in scores.items()}
-        draw_comparison(pictures / 'comparison.png', shifts, kinds)
+        for noise in sorted({noise for _, noise in cases}):
+            chosen = sorted(index for index, case in enumerate(cases) if case[1] == noise)
+            chosen.sort(key=lambda index: cases[index][0])
+            kinds = {name: (one.validation[chosen].mean(1), one.test[chosen]) for name, one in scores.items()}
+            draw_comparison(pictures / f'comparison_{noise:g}.png', [cases[i][0] for i in chosen], kinds)
     return rows, seeds
 
 
-def relations(scores: Mapping[str, Scores], index: int) -> list[Row]:
-    """What must hold between variants at one shift; targets as the task states them, paired by seed."""
+def words(case: Case) -> str:
+    """A case in row names."""
+    return f'shift {case[0]:g} noise {case[1]:g}'
+
+
+def relations(scores: Mapping[str, Scores], index: int, case: str) -> list[Row]:
+    """What must hold between variants in one case; targets as the task states them, paired by seed."""
     test = {name: found.test[index] for name, found in scores.items()}
     drop = {name: -(found.test[index] - found.validation[index]) for name, found in scores.items()}
     rows = []
 
-    def compare_rows(name: str, first: str, second: str, values: Mapping[str, NDArray[np.float64]], **more: Any) -> None:
+    def compare_rows(
+        name: str, first: str, second: str, values: Mapping[str, NDArray[np.float64]], **more: Any
+    ) -> None:
         if first in values and second in values:
-            rows.append(over_seeds(f'relation/{name}', values[first] - values[second], '%', **more))
+            rows.append(over_seeds(f'relation/{name}/{case}', values[first] - values[second], '%', **more))
 
     compare_rows('aga minus visual, unseen', 'aga', 'visual', test, target=1.0)
-    compare_rows('visual minus frame, unseen', 'visual', 'frame', test, target=0.0)
+    compare_rows('visual minus frame, unseen', 'visual', 'frame', test, target=-1.0)  # visual + 1 above frame
+    compare_rows('aga minus frame, unseen', 'aga', 'frame', test)
     compare_rows('drop of aga minus drop of visual', 'aga', 'visual', drop, target=0.0, below=True)
     compare_rows('true average minus code variant, unseen', 'aga', 'aga_code', test, target=0.0)
     compare_rows('no average minus visual, unseen', 'aga_no_average', 'visual', test, target=0.0)
@@ -155,16 +166,18 @@ def measure_shipped(device: torch.device, pictures: Path | None) -> tuple[list[R
     card = read_card()
     recipe, seed = card['recipe'], int(card['seed'])
     rows = []
+    home = tuple(recipe['case'])
     for shift in (0.25, 0.5, 1.0):
-        validation, test = held_out([seed], [shift], recipe, device)
+        case = (shift, home[1])
+        validation, test = held_out([seed], [case], recipe, device)
         one = Replicas([network])
-        rows.append(Row(f'mt5r_seen/shipped/shift {shift:g}', recalls(one, validation)[0], '%', recipe['held_out']))
-        rows.append(Row(f'mt5r_unseen/shipped/shift {shift:g}', recalls(one, test)[0], '%', recipe['held_out']))
-        if shift == MAIN_SHIFT:
+        rows.append(Row(f'mt5r_seen/shipped/{words(case)}', recalls(one, validation)[0], '%', recipe['held_out']))
+        rows.append(Row(f'mt5r_unseen/shipped/{words(case)}', recalls(one, test)[0], '%', recipe['held_out']))
+        if case == home:
             found = analyse(one, test, network.config, [0])[0]
             rows.append(Row('evidence_pairs/shipped', found[0], '%', target=PAIRS_TARGET))
             rows.append(Row('gate_same_action/shipped', found[1]))
-            rows.append(Row('gate_action_changes/shipped', found[2]))
+            rows.append(Row('gate_new_action/shipped', found[2]))
             if pictures is not None:
                 draw_stream(pictures / 'stream.png', network.cpu(), test.frames[0, 0].cpu(), test.labels[0, 0].cpu())
                 draw_table(pictures / 'evidence.png', network.cpu())

@@ -84,9 +84,7 @@ def draw_stream(path: Path, network: AgaNetwork, frames: Tensor, labels: Tensor)
     left.imshow(weights, cmap='viridis', aspect='auto')
     left.set_xticks(range(steps), [ACTIONS[number] for number in expected], rotation=90, fontsize=7)
     left.set_xlabel('what was expected at the past step')
-    rows = [
-        f'{ACTIONS[int(labels[t])]} | {ACTIONS[expected[t]]} | {ACTIONS[int(labels[t + 1])]}' for t in range(steps)
-    ]
+    rows = [f'{ACTIONS[int(labels[t])]} | {ACTIONS[expected[t]]} | {ACTIONS[int(labels[t + 1])]}' for t in range(steps)]
     left.set_yticks(range(steps), rows, fontsize=7)
     left.set_title('shown now | expected next | came next; attention on past steps')
     right.barh(range(steps), gates)

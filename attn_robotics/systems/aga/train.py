@@ -28,6 +28,7 @@ from attn_robotics.training.replicas import Replicas
 
 TRAIN_KITCHENS, TEST_KITCHENS = range(4), range(100, 108)
 TRAINING, VALIDATION, TEST = range(3)  # seeds of the sequences
+Case = tuple[float, float]  # shift and noise of `Kitchens`
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def loss_of(network: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:
     return every + functional.cross_entropy(logits[:, -1], labels[:, -1])
 
 
-def worlds_of(seeds: Sequence[int], shifts: Sequence[float]) -> list[Kitchens]:
-    """The world of every replica, shifts outside, seeds inside."""
-    return [Kitchens(seed=seed, shift=shift) for shift in shifts for seed in seeds]
+def worlds_of(seeds: Sequence[int], cases: Sequence[Case]) -> list[Kitchens]:
+    """The world of every replica, cases outside, seeds inside."""
+    return [Kitchens(seed=seed, shift=shift, noise=noise) for shift, noise in cases for seed in seeds]
 
 
 def last_logits(replicas: Replicas, sets: Sets, chunk: int = 500) -> NDArray[np.float32]:
@@ -91,10 +92,10 @@ def recalls(replicas: Replicas, sets: Sets) -> list[float]:
     return [100.0 * mean_top5_recall(scores, truth) for scores, truth in zip(logits, labels, strict=True)]
 
 
-def build_replicas(variant: str, config: AgaConfig, seeds: Sequence[int], shifts: Sequence[float]) -> Replicas:
+def build_replicas(variant: str, config: AgaConfig, seeds: Sequence[int], cases: Sequence[Case]) -> Replicas:
     """Fresh networks, one a world of `worlds_of`."""
     networks = []
-    for _ in shifts:
+    for _ in cases:
         for seed in seeds:
             torch.manual_seed(seed)
             networks.append(build_variant(variant, config))
@@ -106,7 +107,7 @@ def train(
     out: Path,
     *,
     seeds: Sequence[int],
-    shifts: Sequence[float],
+    cases: Sequence[Case] = ((Kitchens.shift, Kitchens.noise),),
     config: AgaConfig | None = None,
     recipe: Recipe | None = None,
     device: torch.device | None = None,
@@ -123,12 +124,12 @@ def train(
         CheckpointError: nothing fitting to resume from.
     """
     config, recipe, device = config or AgaConfig(), recipe or Recipe(), device or torch.device('cpu')
-    worlds = [replace(world, features=config.features) for world in worlds_of(seeds, shifts)]
+    worlds = [replace(world, features=config.features) for world in worlds_of(seeds, cases)]
     training = Sets.draw(worlds, recipe.sequences, recipe.steps, TRAIN_KITCHENS, TRAINING).to(device)
-    replicas = build_replicas(variant, config, seeds, shifts).to(device)
+    replicas = build_replicas(variant, config, seeds, cases).to(device)
     optimiser = torch.optim.AdamW(replicas.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     facts = {
-        'variant': variant, 'seeds': list(seeds), 'shifts': list(shifts), 'config': config.to_dict(),
+        'variant': variant, 'seeds': list(seeds), 'cases': [list(case) for case in cases], 'config': config.to_dict(),
         'recipe': asdict(recipe),
     }  # fmt: skip
     run = Run(
@@ -137,12 +138,20 @@ def train(
     return fit(run, replicas, optimiser, loss_of, (training.frames, training.labels))
 
 
+def _case(text: str) -> Case:
+    shift, noise = (float(part) for part in text.split(':'))
+    return shift, noise
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: 3 when the time was over before the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--variant', nargs='+', choices=VARIANTS, default=['aga'], help='what to train')
     parser.add_argument('--seeds', type=int, default=6, help='how many seeds, 0 and up (default 6)')
-    parser.add_argument('--shifts', type=float, nargs='+', default=[0.5], help='length of what differs between kitchens')
+    parser.add_argument(
+        '--cases', type=_case, nargs='+', default=[(Kitchens.shift, Kitchens.noise)], metavar='SHIFT:NOISE',
+        help=f'worlds to train on, side by side (default {Kitchens.shift}:{Kitchens.noise})',
+    )  # fmt: skip
     parser.add_argument('--epochs', type=int, default=Recipe.epochs, help=f'default {Recipe.epochs}')
     parser.add_argument('--out', type=Path, default=Path('runs/aga'), help='folder; every variant gets one below it')
     parser.add_argument('--device', default='cpu', help='cpu or cuda')
@@ -159,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
                 variant,
                 options.out / variant,
                 seeds=range(options.seeds),
-                shifts=options.shifts,
+                cases=options.cases,
                 recipe=replace(Recipe(), epochs=options.epochs),
                 device=device,
                 seconds=options.seconds,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 import torch
+from torch import Tensor
 
 
 def constant_velocity(positions: Tensor, horizon: int) -> Tensor:

@@ -72,6 +72,7 @@ class RiverState:
     phase: Array
     period_s: Array
     time_s: float = 0.0
+    unseen: NDArray[np.bool_] | None = None
 
     @classmethod
     def draw(cls, traffic: Traffic, scenes: int, rng: np.random.Generator) -> RiverState:
@@ -94,12 +95,12 @@ class RiverState:
         )
 
     def attention(self, traffic: Traffic) -> Array:
-        """(N, V, V) the truth: how much vessel i reacts to vessel j."""
+        """(N, V, V) the truth: how much vessel i reacts to vessel j, whom nobody sees where `unseen`."""
         ds = self.s[:, None, :] - self.s[:, :, None]
         along = self.direction * self.speed
         closing = (ds * (along[:, None, :] - along[:, :, None])) < 0
         found: Array = np.where(closing, np.exp(-((ds / traffic.reach_m) ** 2)), 0.0)
-        return found
+        return found if self.unseen is None else np.where(self.unseen[:, None, :], 0.0, found)
 
     def step(self, traffic: Traffic) -> None:
         """One simulation step."""
@@ -117,7 +118,9 @@ class RiverState:
         self.time_s += traffic.step_s
 
 
-def draw_scenes(traffic: Traffic, count: int, moments: int, seed: int) -> Scenes:
+def draw_scenes(
+    traffic: Traffic, count: int, moments: int, seed: int, *, unseen: int = -1, unseen_from: int = 0
+) -> Scenes:
     """Simulate N scenes and keep every `traffic.every`-th position.
 
     Args:
@@ -125,6 +128,8 @@ def draw_scenes(traffic: Traffic, count: int, moments: int, seed: int) -> Scenes
         count: N.
         moments: T positions kept.
         seed: of everything.
+        unseen: number of a vessel that nobody reacts to any more, a counterfactual; -1 for none.
+        unseen_from: the moment after which that holds.
     """
     rng = np.random.default_rng([seed, 0])
     state = RiverState.draw(traffic, count, rng)
@@ -132,6 +137,8 @@ def draw_scenes(traffic: Traffic, count: int, moments: int, seed: int) -> Scenes
     for step in range((moments - 1) * traffic.every + 1):
         if step % traffic.every == 0:
             kept.append(np.stack([state.s, state.n], -1))
+        if unseen >= 0 and step == unseen_from * traffic.every:
+            state.unseen = np.broadcast_to(np.arange(traffic.vessels) == unseen, state.s.shape)
         state.step(traffic)
     scale = traffic.half_width_m / 60.0
     length = scale * rng.uniform(60.0, 110.0, state.s.shape)

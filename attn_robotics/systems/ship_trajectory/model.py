@@ -106,7 +106,10 @@ class ShipNetwork(nn.Module):
         # Absent vessels stand still at the origin and are paired with nobody.
         positions = positions.masked_fill(~present[:, :, None, None], 0.0)
         headings = headings.masked_fill(~present, 0.0)
-        sizes, fairway = sizes.masked_fill(~present[..., None], 0.0), fairway.masked_fill(~present[..., None, None], 0.0)
+        sizes, fairway = (
+            sizes.masked_fill(~present[..., None], 0.0),
+            fairway.masked_fill(~present[..., None, None], 0.0),
+        )
         frame = torch.stack([headings.cos(), headings.sin()], -1)  # (B, V, 2) unit vector of the own x axis
         steps = _into(positions.diff(dim=2) / config.unit_m, frame[:, :, None])  # (B, V, T, 2)
         hidden = cell = steps.new_zeros(*steps.shape[:2], config.hidden)
