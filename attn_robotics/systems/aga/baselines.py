@@ -90,7 +90,8 @@ class Block(nn.Module):
         later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         scores = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).masked_fill(later, float('-inf'))
         x = x + self.drop(self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)))
-        return x + self.drop(self.feed_forward(self.between(x)))
+        mixed: Tensor = x + self.drop(self.feed_forward(self.between(x)))
+        return mixed
 
 
 class CausalTransformer(nn.Module):

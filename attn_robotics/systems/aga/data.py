@@ -5,8 +5,10 @@ Nothing here was filmed. Labels are words for a reader; features are random dire
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,22 +129,57 @@ _STEPS = np.array([[_NUMBER[action] for action in task] for task in TASKS])
 
 def adjacent_pairs() -> list[tuple[int, int]]:
     """Pairs (a, b) of action numbers where b follows a in a task."""
-    return sorted({(int(a), int(b)) for task in _STEPS for a, b in zip(task[:-1], task[1:], strict=True)})
+    return sorted({(int(a), int(b)) for task in _STEPS for a, b in pairwise(task)})
 
 
 def _walk(rng: np.random.Generator, steps: int, distraction: float, switch: float) -> Labels:
     """(steps,) actions of one walk; every action lasts one to three steps."""
+    walk = _actions(rng, distraction, switch)
     found: list[int] = []
-    task, place = int(rng.integers(len(_STEPS))), int(rng.integers(5))
     while len(found) < steps:
+        found += [next(walk)] * int(rng.integers(1, 4))
+    return np.array(found[:steps])
+
+
+def _actions(rng: np.random.Generator, distraction: float, switch: float) -> Iterator[int]:
+    """Actions of one person, for ever."""
+    task, place = int(rng.integers(len(_STEPS))), int(rng.integers(5))
+    while True:
         if place == len(_STEPS[task]) or rng.random() < switch:
             task, place = int(rng.integers(len(_STEPS))), 0
         if rng.random() < distraction:
-            action = int(rng.integers(len(ACTIONS)))
+            yield int(rng.integers(len(ACTIONS)))
         else:
-            action, place = int(_STEPS[task][place]), place + 1
-        found += [action] * int(rng.integers(1, 4))
-    return np.array(found[:steps])
+            yield int(_STEPS[task][place])
+            place += 1
+
+
+class Player:
+    """One person who cooks for ever, frame by frame.
+
+    Args:
+        world: looks and habits.
+        kitchen: number of the kitchen.
+        seed: of what is cooked, and of the noise.
+        step_s: time between frames [s]; every action lasts one to three seconds.
+    """
+
+    def __init__(self, world: Kitchens, kitchen: int, seed: int, step_s: float = 1.0) -> None:
+        self._rng = np.random.default_rng([world.seed, 3, seed])
+        self._walk = _actions(self._rng, world.distraction, world.switch)
+        self._means = world.of_kitchen(kitchen)
+        self._noise = np.float32(world.noise)
+        self._step_s = step_s
+        self._action, self._left_s = next(self._walk), float(self._rng.integers(1, 4))
+
+    def step(self) -> tuple[int, Array]:
+        """What is done now, and the (features,) frame that shows it."""
+        if self._left_s < self._step_s / 2:
+            self._action, self._left_s = next(self._walk), self._left_s + float(self._rng.integers(1, 4))
+        self._left_s -= self._step_s
+        mean = self._means[self._action]
+        frame: Array = mean + self._noise * self._rng.standard_normal(mean.shape, np.float32)
+        return self._action, frame
 
 
 def _directions(rng: np.random.Generator, count: int, features: int) -> Array:

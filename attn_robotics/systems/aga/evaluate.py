@@ -75,8 +75,8 @@ def gate_means(gates: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[f
     return float(gates[:, 1:][stays].mean()), float(gates[:, 1:][~stays].mean())
 
 
-def analyse(replicas: Replicas, sets: Sets, config: AgaConfig, chosen: Sequence[int]) -> list[tuple[float, ...]]:
-    """Per chosen replica: share of adjacent pairs [%], gate when the action stays, gate when it changes."""
+def analyse(replicas: Replicas, sets: Sets, config: AgaConfig, chosen: Sequence[int]) -> NDArray[np.float64]:
+    """(chosen, 3): share of adjacent pairs [%], gate when the action stays, gate when it changes."""
     found = []
     for replica in chosen:
         network = AgaNetwork(config).eval()
@@ -84,7 +84,7 @@ def analyse(replicas: Replicas, sets: Sets, config: AgaConfig, chosen: Sequence[
         with torch.no_grad():
             gates = network.gates(sets.frames[replica, :500].cpu()).numpy()
         found.append((adjacent_share(network), *gate_means(gates, sets.labels[replica, :500].cpu().numpy())))
-    return found
+    return np.array(found)
 
 
 def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[list[Row], Sequence[int]]:
@@ -114,7 +114,7 @@ def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[li
             rows.append(over_seeds(f'mt5r_drop/{which}', drop, '%'))
             if name == 'aga':
                 first = index * len(seeds)
-                found = np.array(analyse(replicas, test, config, range(first, first + len(seeds))))
+                found = analyse(replicas, test, config, range(first, first + len(seeds)))
                 rows.append(over_seeds(f'evidence_pairs/{which}', found[:, 0], '%', target=PAIRS_TARGET))
                 rows.append(over_seeds(f'gate_same_action/{which}', found[:, 1]))
                 rows.append(over_seeds(f'gate_new_action/{which}', found[:, 2]))

@@ -88,7 +88,7 @@ class AgaNetwork(nn.Module):
         Queries and keys are one-hot, weights are the mean over heads (AGA, interpretability).
         """
         guided = self.guided
-        one_hot = torch.eye(self.config.classes, device=guided.out[0].weight.device)
+        one_hot = torch.eye(self.config.classes, device=next(self.parameters()).device)
         keys = guided.project_key(one_hot).expand(len(one_hot), -1, -1)
         seen = torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
         return guided.attend(one_hot, keys, torch.zeros_like(keys), seen)[1].mean(1)

@@ -96,7 +96,7 @@ def draw_stream(path: Path, network: AgaNetwork, frames: Tensor, labels: Tensor)
 
 
 def draw_table(path: Path, network: AgaNetwork) -> None:
-    """Forward analysis: attention of an expected action, row, on a past prediction, column; adjacent pairs are dotted."""
+    """Forward analysis: attention of an expected action, row, on a past prediction, column; dots: adjacent pairs."""
     with torch.no_grad():
         table = network.evidence_table().numpy()
     figure = _figure(9.0, 8.5)

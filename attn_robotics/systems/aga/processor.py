@@ -122,3 +122,58 @@ def mean_top5_recall(scores: NDArray[np.floating], labels: NDArray[np.int64]) ->
     best = np.argpartition(-scores, 5, axis=1)[:, :5]
     hits = (best == labels[:, None]).any(1)
     return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How one frame continues its stream.
+
+    Attributes:
+        dt_s: since the stream's last frame [s].
+        reset: forget the stream's past first.
+        tick: number of the frame since then.
+    """
+
+    dt_s: float
+    reset: bool
+    tick: int
+
+
+class StreamClock:
+    """Time between the frames of each of several streams.
+
+    Args:
+        step_s: assumed before a first frame [s].
+        gap_s: a longer silence begins the stream anew [s].
+        limit: of streams; the one unused for longest is forgotten.
+    """
+
+    def __init__(self, step_s: float, gap_s: float, limit: int = 256) -> None:
+        self.step_s = step_s
+        self.gap_s = gap_s
+        self._limit = limit
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def turn(self, stream: str, stamp_s: float) -> Turn | None:
+        """How a frame continues its stream; None for one that is not later than the frame before it.
+
+        A stamp more than `gap_s` back is a clock that was set, or a log that begins again: the stream begins anew.
+        """
+        last = self._last.pop(stream, None)
+        if last is not None and -self.gap_s <= stamp_s - last[0] <= 0.0:
+            self._last[stream] = last
+            return None
+        is_new = last is None or not 0.0 < stamp_s - last[0] <= self.gap_s
+        tick = 0 if is_new or last is None else last[1] + 1
+        self._last[stream] = (stamp_s, tick)
+        if len(self._last) > self._limit:
+            del self._last[next(iter(self._last))]
+        return Turn(self.step_s if is_new or last is None else stamp_s - last[0], is_new, tick)
+
+    def forget(self, stream: str) -> None:
+        """Let the next frame of a stream begin it anew."""
+        self._last.pop(stream, None)
+
+    def clear(self) -> None:
+        """Forget every stream."""
+        self._last.clear()

@@ -1,8 +1,8 @@
 """Synthetic river traffic with a known rule of who reacts to whom.
 
-Vessels move along a fairway, s along its axis and n across it to the left [m], keep to the right, weave slowly, and give
-way to vessels that they and who come closer to each other: within about `reach_m` they slow down by `slowing` and move
-aside. Whoever moves away, abeam or astern, does not matter. Nothing here was recorded on a river.
+Vessels move along a fairway, s along its axis and n across it to the left [m], keep to the right, weave slowly, and
+react to others as long as the two come closer to each other: within about `reach_m` they slow down by `slowing` and
+move aside. Whoever moves away does not matter. Nothing here was recorded on a river.
 """
 
 from __future__ import annotations

@@ -15,6 +15,11 @@ def bin_centres(bins: int) -> list[float]:
     return [2.0 * math.pi * number / bins for number in range(bins)]
 
 
+def bin_edges_deg(bins: int) -> list[float]:
+    """The bins + 1 edges of the bins [deg], the first one half a bin to the right of dead ahead."""
+    return [360.0 * (number - 0.5) / bins for number in range(bins + 1)]
+
+
 def bin_shares(angle: Tensor, bins: int, smooth: bool) -> Tensor:
     """(...,) angles [rad] to (..., bins) shares that sum to one: of one bin, or of the two nearest when smooth."""
     place = torch.remainder(angle * (bins / (2.0 * math.pi)), bins)

@@ -75,10 +75,8 @@ def plausibility_rows(name: str, found: Sequence[Plausibility]) -> list[Row]:
         over_seeds(f'domain_sector/{name}/{sector}', [one.sectors_m[sector] for one in found], 'm')
         for sector in found[0].sectors_m
     ]
-    rows.append(
-        over_seeds(f'plausible/{name}/meeting ahead minus overtaking astern', [one.ahead_over_astern_m for one in found],
-                   'm', target=0.0)
-    )  # fmt: skip
+    differences = [one.ahead_over_astern_m for one in found]
+    rows.append(over_seeds(f'plausible/{name}/meeting ahead minus overtaking astern', differences, 'm', target=0.0))
     for field, unit in (
         ('tcpa_share', ''), ('tcpa_rank', ''), ('truth_rank', ''), ('removal_rank', ''), ('removal_m', 'm'),
         ('true_removal_m', 'm'),

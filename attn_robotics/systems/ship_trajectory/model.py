@@ -111,7 +111,7 @@ class ShipNetwork(nn.Module):
             fairway.masked_fill(~present[..., None, None], 0.0),
         )
         frame = torch.stack([headings.cos(), headings.sin()], -1)  # (B, V, 2) unit vector of the own x axis
-        steps = _into(positions.diff(dim=2) / config.unit_m, frame[:, :, None])  # (B, V, T, 2)
+        steps = _into((positions[:, :, 1:] - positions[:, :, :-1]) / config.unit_m, frame[:, :, None])  # (B, V, T, 2)
         hidden = cell = steps.new_zeros(*steps.shape[:2], config.hidden)
         for x in self._features(steps, sizes, fairway).unbind(2):
             hidden, cell = self.encoder(torch.relu(self.embed(x)), hidden, cell)
@@ -156,7 +156,7 @@ class ShipNetwork(nn.Module):
         if self.config.fusion == 'none':
             return torch.zeros_like(hidden), zeros, zeros, distance
         if self.config.fusion == 'mean':
-            weights = pairs / pairs.sum(-1, keepdim=True).clamp(min=1)
+            weights = pairs.to(hidden.dtype) / pairs.sum(-1, keepdim=True).clamp(min=1)
             return weights @ hidden, weights, zeros, distance
         looked = apart.detach()
         bearing = torch.atan2(looked[..., 1], looked[..., 0]) - headings[:, :, None]
@@ -200,7 +200,7 @@ class ShipService(nn.Module):
         super().__init__()
         self.network = network
         # Standard deviation of held-out errors along and across the present heading at every step [unit_m].
-        self.register_buffer('spread', torch.zeros(network.config.horizon, 2))
+        self.spread = nn.Parameter(torch.zeros(network.config.horizon, 2), requires_grad=False)
 
     def forward(
         self, positions: Tensor, headings: Tensor, sizes: Tensor, fairway: Tensor, present: Tensor
@@ -211,13 +211,19 @@ class ShipService(nn.Module):
             `paths` (B, V, horizon, 2) [m]; `deviation` (B, V, horizon, 2) of errors on held-out data, along and across
             the present heading [m]; `influence` (B, V, V) of vessel j on i, mean over the horizon; `radius` (B, V, V)
             domain radius of i towards j now [m]; `distance` (B, V, V) now [m]; `neighbour` (B, V) int64 that
-            mattered most to each vessel, -1 where nobody did.
+            mattered most to each vessel, -1 where nobody did; `domain` (B, M, M) radii by bearing and relative heading
+            [m], bins centred on dead ahead and the same heading, 0 without a domain.
         """
         config = self.network.config
         found: Rollout = self.network(positions, headings, sizes, fairway, present)
         influence = found.influence.mean(1)
         best, neighbour = influence.max(-1)
-        deviation = (config.unit_m * self.spread).expand(*headings.shape, -1, -1)  # type: ignore[operator]
+        deviation = (config.unit_m * self.spread).expand(*headings.shape, -1, -1)
+        bins = config.bins
+        if self.network.domain is None:
+            domain = headings.new_zeros(bins, bins)
+        else:
+            domain = config.domain_unit_m * self.network.domain.table()
         return {
             'paths': found.paths,
             'deviation': deviation + torch.zeros_like(found.paths),
@@ -225,4 +231,5 @@ class ShipService(nn.Module):
             'radius': config.domain_unit_m * found.radius,
             'distance': found.distance,
             'neighbour': torch.where(best > 0, neighbour, -1),
+            'domain': domain + torch.zeros_like(headings[:, :1, None]),
         }

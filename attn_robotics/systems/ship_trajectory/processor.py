@@ -15,7 +15,7 @@ from attn_robotics.systems.ship_trajectory.config import ShipConfig
 from attn_robotics.systems.ship_trajectory.data import Scenes
 
 if TYPE_CHECKING:
-    from attn_robotics.systems.ship_trajectory.model import ShipNetwork
+    from attn_robotics.systems.ship_trajectory.model import ShipNetwork, ShipService
 
 Array = NDArray[np.float64]
 WEIGHTS = Path(__file__).parent / 'weights' / 'ship_trajectory.safetensors'
@@ -68,7 +68,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Scale:
-    """How many of the model's metres and seconds are one of the tracks': 1 on rivers, perhaps 300 and 150 in corridors."""
+    """Metres and seconds of the model in one of the tracks': 1 on rivers, perhaps 300 and 150 in corridors."""
 
     length: float = 1.0
     time: float = 1.0
@@ -296,7 +296,12 @@ def read_card() -> dict[str, Any]:
 
 
 def read_network() -> ShipNetwork:
-    """The network with the weights that ship, checked against their card.
+    """The network of `read_service`."""
+    return read_service().network
+
+
+def read_service() -> ShipService:
+    """What the engine runs, with the weights that ship, checked against their card.
 
     Raises:
         EngineError: the file is missing or damaged.
@@ -307,4 +312,4 @@ def read_network() -> ShipNetwork:
     card = read_card()
     service = ShipService(ShipNetwork(ShipConfig.from_dict(card['config'])))
     load_into(service, read_verified(WEIGHTS, card['sha256']), WEIGHTS)
-    return service.network.eval()
+    return service.eval()

@@ -47,10 +47,11 @@ def loss_of(network: nn.Module, *rows: Tensor) -> Tensor:
     *inputs, truth = rows
     config = network.config
     error = (network(*inputs).paths - truth).square().sum(-1)
-    mean = (error / config.unit_m**2 + 1e-8).sqrt().mean()
+    mean: Tensor = (error / config.unit_m**2 + 1e-8).sqrt().mean()
     if network.domain is None or config.fusion != 'interpolated':
         return mean
-    return mean + Recipe.smoothness * network.domain.roughness()
+    smooth: Tensor = mean + Recipe.smoothness * network.domain.roughness()
+    return smooth
 
 
 def stack_scenes(
