@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from attn_robotics.training.checkpoint import write_atomically
 
@@ -68,7 +67,7 @@ class Row:
         }
 
 
-def over_seeds(name: str, values: Sequence[float] | NDArray[np.float64], unit: str = '', **more: Any) -> Row:
+def over_seeds(name: str, values: Sequence[float], unit: str = '', **more: Any) -> Row:
     """Mean over seeds with Student's 95 % interval; further arguments are those of `Row`."""
     mean = float(np.mean(values))
     interval = None

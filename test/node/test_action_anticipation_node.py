@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import yaml
@@ -12,6 +14,7 @@ from attn_robotics.conversions.attention import from_attention_map
 from attn_robotics.conversions.features import to_features
 from attn_robotics.nodes.action_anticipation import ActionAnticipationNode
 from attn_robotics.nodes.kitchen_simulator import KitchenSimulator
+from attn_robotics.paths import find_config
 from attn_robotics.ros import qos
 from attn_robotics.ros.hosting import engine_of_process
 from attn_robotics.systems.aga.data import ACTIONS, Kitchens
@@ -129,3 +132,9 @@ def test_the_simulated_kitchen_is_anticipated_well_above_chance(graph, node):
     graph.until(lambda: kitchen.is_active and kitchen._asked >= 40, 'forty new actions')
     assert kitchen._hits / kitchen._asked > 0.3  # guessing gives 0.125
     assert {text.data.split(':')[0] for text in said} == {'person_0', 'person_1', 'person_2'}
+
+
+@pytest.mark.parametrize('kind', [ActionAnticipationNode, KitchenSimulator])
+def test_the_parameter_file_holds_the_defaults_of_the_class(kind):
+    content = yaml.safe_load(find_config('action_anticipation.yaml').read_text())
+    assert content[f'/**/{kind.NAME}']['ros__parameters'] == dataclasses.asdict(kind.Params())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+import yaml
 from nav_msgs.msg import Path
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -15,6 +17,7 @@ from attn_robotics.conversions.stamps import to_seconds, to_stamp
 from attn_robotics.conversions.tracks import from_tracks, to_tracks
 from attn_robotics.nodes.ship_trajectory import ShipTrajectoryNode, topic_name
 from attn_robotics.nodes.traffic_simulator import TrafficSimulator
+from attn_robotics.paths import find_config
 from attn_robotics.ros import qos
 from attn_robotics.systems.ship_trajectory.data import Traffic
 from attn_robotics.systems.ship_trajectory.player import RiverPlayer
@@ -160,3 +163,9 @@ def test_the_simulated_river_is_predicted_and_vessels_come_and_go(graph, node):
 
 def test_names_become_parts_of_topics():
     assert topic_name('MMSI 211-5') == 'MMSI_211_5' and topic_name('7') == 'id_7' and topic_name('') == 'id_'
+
+
+@pytest.mark.parametrize('kind', [ShipTrajectoryNode, TrafficSimulator])
+def test_the_parameter_file_holds_the_defaults_of_the_class(kind):
+    content = yaml.safe_load(find_config('ship_trajectory.yaml').read_text())
+    assert content[f'/**/{kind.NAME}']['ros__parameters'] == dataclasses.asdict(kind.Params())

@@ -184,4 +184,5 @@ class Player:
 
 def _directions(rng: np.random.Generator, count: int, features: int) -> Array:
     drawn = rng.standard_normal((count, features))
-    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    unit: Array = (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return unit

@@ -108,17 +108,17 @@ def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[li
         )
         for index, case in enumerate(cases):
             which = f'{name}/{words(case)}'
-            rows.append(over_seeds(f'mt5r_seen/{which}', scores[name].validation[index], '%'))
-            rows.append(over_seeds(f'mt5r_unseen/{which}', scores[name].test[index], '%'))
+            rows.append(over_seeds(f'mt5r_seen/{which}', list(scores[name].validation[index]), '%'))
+            rows.append(over_seeds(f'mt5r_unseen/{which}', list(scores[name].test[index]), '%'))
             drop = scores[name].test[index] - scores[name].validation[index]
-            rows.append(over_seeds(f'mt5r_drop/{which}', drop, '%'))
+            rows.append(over_seeds(f'mt5r_drop/{which}', list(drop), '%'))
             if name == 'aga':
                 first = index * len(seeds)
                 found = analyse(replicas, test, config, range(first, first + len(seeds)))
-                rows.append(over_seeds(f'evidence_pairs/{which}', found[:, 0], '%', target=PAIRS_TARGET))
-                rows.append(over_seeds(f'gate_same_action/{which}', found[:, 1]))
-                rows.append(over_seeds(f'gate_new_action/{which}', found[:, 2]))
-                rows.append(over_seeds(f'gate_difference/{which}', found[:, 2] - found[:, 1]))
+                rows.append(over_seeds(f'evidence_pairs/{which}', list(found[:, 0]), '%', target=PAIRS_TARGET))
+                rows.append(over_seeds(f'gate_same_action/{which}', list(found[:, 1])))
+                rows.append(over_seeds(f'gate_new_action/{which}', list(found[:, 2])))
+                rows.append(over_seeds(f'gate_difference/{which}', list(found[:, 2] - found[:, 1])))
     cases, seeds = [tuple(case) for case in facts['cases']], facts['seeds']
     for index, case in enumerate(cases):
         rows += relations(scores, index, words(case))
@@ -146,7 +146,7 @@ def relations(scores: Mapping[str, Scores], index: int, case: str) -> list[Row]:
         name: str, first: str, second: str, values: Mapping[str, NDArray[np.float64]], **more: Any
     ) -> None:
         if first in values and second in values:
-            rows.append(over_seeds(f'relation/{name}/{case}', values[first] - values[second], '%', **more))
+            rows.append(over_seeds(f'relation/{name}/{case}', list(values[first] - values[second]), '%', **more))
 
     compare_rows('aga minus visual, unseen', 'aga', 'visual', test, target=1.0)
     compare_rows('visual minus frame, unseen', 'visual', 'frame', test, target=-1.0)  # visual + 1 above frame

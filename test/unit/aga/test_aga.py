@@ -178,7 +178,7 @@ def test_wrong_settings_are_refused_by_name():
             AgaConfig(**change)
     with pytest.raises(ValueError, match='colour'):
         AgaConfig.from_dict({'colour': 1})
-    with pytest.raises(ValueError, match='frame.*visual'):
+    with pytest.raises(ValueError, match=r'frame.*visual'):
         build_variant('telepathy', CONFIG)
     with pytest.raises(ValueError, match='visual'):
         AgaStream(build(guide='visual'))
