@@ -58,7 +58,8 @@ def main() -> int:
     rows = []
     folders = [folder / 'models' for folder in config_folders()]
     with Engine(Catalogue(*folders)) as engine:
-        device = [engine.load(model).result().device for model in ('aga', 'ship_trajectory')][0]
+        devices = {engine.load(model).result().device for model in ('aga', 'ship_trajectory')}
+        device = ', '.join(sorted(devices))
         is_gpu = device.startswith('cuda')
         for streams in (1, 16, 64):
 

@@ -127,6 +127,13 @@ _NUMBER = {action: number for number, action in enumerate(ACTIONS)}
 _STEPS = np.array([[_NUMBER[action] for action in task] for task in TASKS])
 
 
+def word_groups(part: int) -> tuple[tuple[str, ...], Labels]:
+    """Verbs (part 0) or nouns (part 1) of the actions: their words, and (K,) which of them each action has."""
+    words = [action.split()[part] for action in ACTIONS]
+    known = tuple(dict.fromkeys(words))
+    return known, np.array([known.index(word) for word in words])
+
+
 def adjacent_pairs() -> list[tuple[int, int]]:
     """Pairs (a, b) of action numbers where b follows a in a task."""
     return sorted({(int(a), int(b)) for task in _STEPS for a, b in pairwise(task)})

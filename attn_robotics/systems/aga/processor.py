@@ -112,6 +112,14 @@ def read_answer(outputs: dict[str, NDArray[np.generic]], labels: tuple[str, ...]
     )
 
 
+def sum_groups(probabilities: NDArray[np.floating], groups: NDArray[np.int64]) -> NDArray[np.floating]:
+    """(N, K) probabilities of actions to (N, G) of their verbs or nouns: the sum over the actions that have it."""
+    summed: NDArray[np.floating] = np.stack(
+        [probabilities[:, groups == group].sum(1) for group in range(groups.max() + 1)], 1
+    )
+    return summed
+
+
 def mean_top5_recall(scores: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """Mean over the classes present of the share of their samples whose class is among the five best (MT5R).
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from attn_robotics.runtime.catalogue import Catalogue
 from attn_robotics.runtime.engine import Engine
+from attn_robotics.systems.aga.analysis import counterfactual_past
 from attn_robotics.systems.aga.baselines import VARIANTS, build_variant
 from attn_robotics.systems.aga.config import AgaConfig
 from attn_robotics.systems.aga.data import ACTIONS, TASKS, Kitchens, Player, adjacent_pairs
@@ -285,6 +286,22 @@ def test_what_ships_matches_its_card_and_its_entry_and_answers_streams():
 
 def test_what_ships_attends_to_what_precedes():
     assert adjacent_share(read_network()) >= 80.0  # AGA, forward analysis
+
+
+def test_backward_analysis_finds_a_past_for_another_answer_and_changes_nothing_else():
+    network = build()
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    frames = torch.randn(6, 12)
+    with torch.no_grad():
+        plain = network(frames[None])[0, -1].softmax(-1)
+    unlikely = int(plain.argmin())
+    found = counterfactual_past(network, frames, unlikely)
+    assert found.before == pytest.approx(float(plain[unlikely]), abs=1e-6)  # the real past gives the real answer
+    assert found.after > found.before and found.logits.shape == (4, 9)
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    with pytest.raises(ValueError, match='two frames'):
+        counterfactual_past(network, frames[:1], 0)
 
 
 def test_relations_are_differences_by_seed():
