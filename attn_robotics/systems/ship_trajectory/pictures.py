@@ -105,8 +105,8 @@ def draw_scene(path: Path, network: ShipNetwork, scenes: Scenes, chosen: int) ->
     found = run(network, one)
     paths, past = found.paths[0].numpy(), one['positions'][0]
     weights = found.influence[0].mean(0).numpy()
-    figure = _figure(10.0, 5.0)
-    above, below = figure.subplots(2, 1, height_ratios=(2, 1))
+    figure = _figure(11.0, 4.0)
+    above, below = figure.subplots(1, 2, width_ratios=(3, 1))
     for vessel in range(len(paths)):
         colour = f'C{vessel}'
         above.plot(*past[vessel].T, color=colour, linewidth=1)
