@@ -8,24 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from attn_robotics.attention.heads import check_heads
-from attn_robotics.kernels.masking import masked_softmax
+from attn_robotics.kernels.masking import masked_softmax, zero_padding
 
 
 @dataclass
 class ActionGuidedState:
-    """What a batch of streams remembers; oldest step first.
+    """What a batch of streams remembers; oldest step first, zeros before the first step.
+
+    Predictions and frames are kept as the keys and values that they become, so that each is projected once.
 
     Attributes:
-        logits: (B, S, K) predictions of the last S steps.
-        embeddings: (B, S, width) frames of the last S steps.
+        keys: (B, S, width) of the predictions of the last S steps.
+        values: (B, S, width) of the frames of the last S steps.
         seen: (B, S) bool, True where a step is stored.
-        average: (B, K) running mean of predicted probabilities.
+        average: (B, G) running mean of the guide, without the newest one.
+        newest: (B, G) guide that the newest step left: its probabilities.
     """
 
-    logits: Tensor
-    embeddings: Tensor
+    keys: Tensor
+    values: Tensor
     seen: Tensor
     average: Tensor
+    newest: Tensor
 
 
 class ScaleNorm(nn.Module):
@@ -72,9 +76,12 @@ class ActionGuidedAttention(nn.Module):
         self.width, self.classes, self.heads, self.queue = width, classes, heads, queue
         self.alpha, self.compat_resoftmax = alpha, compat_resoftmax
         small = width // 4
+        self.guide_width = self._guide_width()
 
         def encoder() -> nn.Sequential:
-            return nn.Sequential(nn.LayerNorm(classes), nn.Dropout(dropout), nn.ReLU(), nn.Linear(classes, small))
+            return nn.Sequential(
+                nn.LayerNorm(self.guide_width), nn.Dropout(dropout), nn.ReLU(), nn.Linear(self.guide_width, small)
+            )
 
         self.encode_query, self.encode_key = encoder(), encoder()
         self.query = nn.Sequential(nn.RMSNorm(small, eps=1e-6), nn.Linear(small, width, bias=False))
@@ -95,6 +102,10 @@ class ActionGuidedAttention(nn.Module):
         )
         self.classify = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, classes))
 
+    def _guide_width(self) -> int:
+        """Width of what queries and keys are made of; subclasses that are guided by something else override it."""
+        return self.classes
+
     def open_state(
         self, streams: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> ActionGuidedState:
@@ -103,53 +114,103 @@ class ActionGuidedAttention(nn.Module):
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(streams, *shape, device=device, dtype=dtype)
 
-        seen = torch.zeros(streams, self.queue, dtype=torch.bool, device=device)
         return ActionGuidedState(
-            zeros(self.queue, self.classes), zeros(self.queue, self.width), seen, zeros(self.classes)
+            zeros(self.queue, self.width),
+            zeros(self.queue, self.width),
+            torch.zeros(streams, self.queue, dtype=torch.bool, device=device),
+            zeros(self.guide_width),
+            zeros(self.guide_width),
         )
 
-    def attend(self, average: Tensor, logits: Tensor, embeddings: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Retrieve (B, width) and the weights (B, heads, S); used alone it answers "which past action precedes a"."""
-        q = self.query(self.encode_query(average)).unflatten(-1, (self.heads, -1))[:, :, None]  # (B, H, 1, D)
-        k = self.key(self.encode_key(logits)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, S, D)
-        v = self.value(embeddings).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def running_query(self, state: ActionGuidedState, alpha: Tensor | float | None = None) -> Tensor:
+        """(B, G) mean of past guides, newest included; alpha: share of the newest, (B, 1) or one for all."""
+        alpha = self.alpha if alpha is None else alpha
+        past = state.average.softmax(-1) if self.compat_resoftmax else state.average
+        return alpha * state.newest + (1.0 - alpha) * past
+
+    def project_key(self, guide: Tensor) -> Tensor:
+        """(..., G) logits to (..., width) keys."""
+        projected: Tensor = self.key(self.encode_key(guide))
+        return projected
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Retrieve (B, width) and the weights (B, heads, S) for a running query (B, G) and projected keys and values.
+
+        With one-hot queries and `project_key` of one-hot candidates it answers "which past action precedes a".
+        """
+        q = self.query(self.encode_query(query)).unflatten(-1, (self.heads, -1))[:, :, None]  # (B, H, 1, D)
+        k = keys.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, S, D)
+        v = values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         weights = masked_softmax(scores, seen[:, None, None, :])
         retrieved = self.out((weights @ v)[:, :, 0].flatten(1))
         return self.retrieved_norm(retrieved + self.feed_forward(retrieved)), weights[:, :, 0]
 
-    def step(self, frame: Tensor, state: ActionGuidedState) -> tuple[Tensor, ActionGuidedState, dict[str, Tensor]]:
+    def question(self, query: Tensor, frame: Tensor) -> Tensor:
+        """(B, G) what the query is made of: the running query; the frame plays no part in it."""
+        return query
+
+    def guides(self, logits: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """What a step leaves behind: what its key is made of, and what enters the running query."""
+        return logits, logits.softmax(-1)
+
+    def step(
+        self,
+        frame: Tensor,
+        state: ActionGuidedState,
+        *,
+        alpha: Tensor | float | None = None,
+        keep: Tensor | None = None,
+    ) -> tuple[Tensor, ActionGuidedState, dict[str, Tensor]]:
         """One frame of every stream.
 
         Args:
             frame: (B, width) embedded frame.
             state: of the streams; not modified.
+            alpha: share of the newest prediction in the running query, (B, 1); the layer's own when None.
+            keep: (B,) bool, False for streams without a frame now: their state stays and their logits are zero.
 
         Returns:
             (B, K) logits, the new state, and `weights` (B, heads, S) and `gate` (B, width) to look at. A stream
             without a past uses its frame alone. Gradients flow through stored predictions.
         """
-        retrieved, weights = self.attend(state.average, state.logits, state.embeddings, state.seen)
+        if keep is not None:
+            frame = zero_padding(frame, keep)
+        query = self.running_query(state, alpha)
+        retrieved, weights = self.attend(self.question(query, frame), state.keys, state.values, state.seen)
         gate = self.gate(torch.cat([frame, retrieved], -1))
         has_past = state.seen.any(1, keepdim=True)
         gate = torch.where(has_past, gate, 0.0)
         mixed = gate * torch.where(has_past, retrieved, 0.0) + (1.0 - gate) * frame
         logits = self.classify(mixed)
-        past = state.average.softmax(-1) if self.compat_resoftmax else state.average
-        average = self.alpha * logits.softmax(-1) + (1.0 - self.alpha) * past
+        for_key, for_query = self.guides(logits, frame)
         new = ActionGuidedState(
-            torch.cat([state.logits[:, 1:], logits[:, None]], 1),
-            torch.cat([state.embeddings[:, 1:], frame[:, None]], 1),
+            torch.cat([state.keys[:, 1:], self.project_key(for_key)[:, None]], 1),
+            torch.cat([state.values[:, 1:], self.value(frame)[:, None]], 1),
             torch.cat([state.seen[:, 1:], torch.ones_like(state.seen[:, :1])], 1),
-            average,
+            query,
+            for_query,
         )
+        if keep is not None:
+            logits = logits.masked_fill(~keep[:, None], 0.0)
+            new = ActionGuidedState(
+                *(
+                    torch.where(keep.view(-1, *[1] * (after.dim() - 1)), after, before)
+                    for after, before in zip(vars(new).values(), vars(state).values(), strict=True)
+                )
+            )
         return logits, new, {'weights': weights, 'gate': gate}
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, width) embedded frames to (B, T, K) logits, step by step from an empty memory."""
+    def forward(self, frames: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, T, width) embedded frames to (B, T, K) logits, step by step from an empty memory.
+
+        Args:
+            frames: embedded frames.
+            keep: (B, T) bool, False where a sequence has no frame.
+        """
         state = self.open_state(frames.shape[0], frames.device, frames.dtype)
         found = []
-        for frame in frames.unbind(1):
-            logits, state, _ = self.step(frame, state)
+        for t, frame in enumerate(frames.unbind(1)):
+            logits, state, _ = self.step(frame, state, keep=None if keep is None else keep[:, t])
             found.append(logits)
         return torch.stack(found, 1)

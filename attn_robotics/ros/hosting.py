@@ -131,11 +131,14 @@ def release_engine(holder: object) -> None:
             if engine is not None:
                 engine.close()  # within the lock: the next engine finds the memory free
     wait_for(unloads, UNLOAD_LIMIT_S)
+<<<<<<< HEAD
 
 
 def engine_if_any() -> Engine | None:
     """The engine that somebody in this process holds, None when nobody does."""
     return _shared.engine
+=======
+>>>>>>> anticipation
 
 
 def engine_of_process() -> Engine:

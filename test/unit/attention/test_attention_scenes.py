@@ -1,12 +1,12 @@
 """Mechanisms over scenes: views, microphones, objects, streams, graphs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from attn_robotics.attention import create
-from attn_robotics.attention.action_guided import ActionGuidedState
 from attn_robotics.attention.joint import rotate_by_time
 from attn_robotics.attention.mask_decoupled import MOTION, TEXT, VIDEO, allowed_pairs, propagate_masks, word_masks
 from attn_robotics.attention.parallax import align_rows, source_weights
@@ -224,20 +224,30 @@ def test_a_stream_without_a_past_uses_its_frame_alone():
     logits, state, seen = layer.step(frame, layer.open_state(1, dtype=torch.float64))
     torch.testing.assert_close(logits, layer.classify(frame))
     assert (seen['gate'] == 0).all() and state.seen.sum() == 1
-    torch.testing.assert_close(state.average, 0.8 * logits.softmax(-1))
+    torch.testing.assert_close(layer.running_query(state), 0.8 * logits.softmax(-1))
 
 
 def test_the_running_query_is_an_average_unless_compatibility_is_asked_for():
     frame = torch.randn(1, 16, dtype=torch.float64)
-    past = torch.tensor([[0.9, 0.1, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    averages = []
+    newest = torch.tensor([[0.9, 0.1, 0.0, 0.0, 0.0]], dtype=torch.float64)
     for compat in (False, True):
         layer = guided(compat_resoftmax=compat)
-        empty = layer.open_state(1, dtype=torch.float64)
-        logits, state, _ = layer.step(frame, ActionGuidedState(empty.logits, empty.embeddings, empty.seen, past))
-        averages.append(state.average - 0.8 * logits.softmax(-1))
-    torch.testing.assert_close(averages[0], 0.2 * past)
-    torch.testing.assert_close(averages[1], 0.2 * past.softmax(-1))
+        logits, state, _ = layer.step(frame, replace(layer.open_state(1, dtype=torch.float64), newest=newest))
+        before = 0.8 * newest + 0.2 * (0.2 if compat else 0.0)  # zeros through softmax are uniform over 5 classes
+        kept = before.softmax(-1) if compat else before
+        torch.testing.assert_close(layer.running_query(state), 0.8 * logits.softmax(-1) + 0.2 * kept)
+
+
+def test_streams_without_a_frame_keep_their_state_and_padding_may_hold_nan():
+    layer = guided()
+    frames = torch.randn(2, 6, 16, dtype=torch.float64)
+    keep = torch.tensor([[True] * 6, [True, False, True, True, False, False]])
+    padded = torch.where(keep[..., None], frames, torch.nan)
+    found = layer(padded, keep)
+    alone = layer(frames[1:, [0, 2, 3]])
+    torch.testing.assert_close(found[0], layer(frames[:1])[0])
+    torch.testing.assert_close(found[1, [0, 2, 3]], alone[0])
+    assert (found[1, [1, 4, 5]] == 0).all()
 
 
 def test_gradients_flow_through_stored_predictions():

@@ -1,0 +1,222 @@
+"""Measure AGA: `python -m attn_robotics.systems.aga.evaluate --help`.
+
+Without --runs the weights that ship are measured; with --runs a folder of `train`, and AGA is compared with its
+baselines: mean top-5 recall (MT5R) of the last step in kitchens seen in training and in others, over all seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import special
+
+from attn_robotics.systems.aga.config import AgaConfig
+from attn_robotics.systems.aga.data import adjacent_pairs, word_groups
+from attn_robotics.systems.aga.model import AgaNetwork
+from attn_robotics.systems.aga.pictures import draw_comparison, draw_stream, draw_table
+from attn_robotics.systems.aga.processor import mean_top5_recall, read_card, read_network, sum_groups
+from attn_robotics.systems.aga.train import (
+    TEST,
+    TEST_KITCHENS,
+    TRAIN_KITCHENS,
+    VALIDATION,
+    Case,
+    Sets,
+    build_replicas,
+    last_logits,
+    recalls,
+    worlds_of,
+)
+from attn_robotics.training import checkpoint
+from attn_robotics.training.checkpoint import CheckpointError
+from attn_robotics.training.replicas import Replicas
+from attn_robotics.training.results import Row, over_seeds, show, write_results
+
+PAIRS_TARGET = 80.0  # % of adjacent pairs
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one variant: MT5R [%], (cases, seeds) each."""
+
+    validation: NDArray[np.float64]
+    test: NDArray[np.float64]
+
+
+def held_out(
+    seeds: Sequence[int], cases: Sequence[Case], recipe: Mapping[str, Any], device: torch.device
+) -> tuple[Sets, Sets]:
+    """Sequences of the training's kitchens, and of unseen ones."""
+    worlds = worlds_of(seeds, cases)
+    count, steps = recipe['held_out'], recipe['steps']
+    return (
+        Sets.draw(worlds, count, steps, TRAIN_KITCHENS, VALIDATION).to(device),
+        Sets.draw(worlds, count, steps, TEST_KITCHENS, TEST).to(device),
+    )
+
+
+def adjacent_share(network: AgaNetwork) -> float:
+    """Forward analysis: in how many adjacent pairs a -> b the attention of query b on a is above b's median [%]."""
+    with torch.no_grad():
+        table = network.evidence_table().cpu().numpy()
+    medians = np.median(table, axis=1)
+    return 100.0 * float(np.mean([table[b, a] > medians[b] for a, b in adjacent_pairs()]))
+
+
+def gate_means(gates: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean gate at steps that show the same action as the step before, and at steps that show a new one."""
+    stays = labels[:, 1:-1] == labels[:, :-2]
+    return float(gates[:, 1:][stays].mean()), float(gates[:, 1:][~stays].mean())
+
+
+def analyse(replicas: Replicas, sets: Sets, config: AgaConfig, chosen: Sequence[int]) -> NDArray[np.float64]:
+    """(chosen, 3): share of adjacent pairs [%], gate when the action stays, gate when it changes."""
+    found = []
+    for replica in chosen:
+        network = AgaNetwork(config).eval()
+        network.load_state_dict({name: value.cpu() for name, value in replicas.state_of(replica).items()})
+        with torch.no_grad():
+            gates = network.gates(sets.frames[replica, :500].cpu()).numpy()
+        found.append((adjacent_share(network), *gate_means(gates, sets.labels[replica, :500].cpu().numpy())))
+    return np.array(found)
+
+
+def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[list[Row], Sequence[int]]:
+    """Rows of every variant in a folder of `train`, and their relations."""
+    folders = sorted(path.parent for path in runs.glob('*/checkpoint.json'))
+    if not folders:
+        raise CheckpointError(f'no trained variants in {runs}; run attn_robotics.systems.aga.train --out {runs}')
+    scores: dict[str, Scores] = {}
+    rows: list[Row] = []
+    facts: dict[str, Any] = {}
+    for folder in folders:
+        tensors, facts = checkpoint.read_network(folder)
+        name, seeds, cases = facts['variant'], facts['seeds'], [tuple(case) for case in facts['cases']]
+        config = AgaConfig.from_dict(facts['config'])
+        replicas = build_replicas(name, config, seeds, cases).to(device)
+        replicas.load_state_dict(tensors)
+        validation, test = held_out(seeds, cases, facts['recipe'], device)
+        shape = (len(cases), len(seeds))
+        scores[name] = Scores(
+            np.array(recalls(replicas, validation)).reshape(shape), np.array(recalls(replicas, test)).reshape(shape)
+        )
+        for index, case in enumerate(cases):
+            which = f'{name}/{words(case)}'
+            rows.append(over_seeds(f'mt5r_seen/{which}', list(scores[name].validation[index]), '%'))
+            rows.append(over_seeds(f'mt5r_unseen/{which}', list(scores[name].test[index]), '%'))
+            drop = scores[name].test[index] - scores[name].validation[index]
+            rows.append(over_seeds(f'mt5r_drop/{which}', list(drop), '%'))
+            if name == 'aga':
+                first = index * len(seeds)
+                found = analyse(replicas, test, config, range(first, first + len(seeds)))
+                rows.append(over_seeds(f'evidence_pairs/{which}', list(found[:, 0]), '%', target=PAIRS_TARGET))
+                rows.append(over_seeds(f'gate_same_action/{which}', list(found[:, 1])))
+                rows.append(over_seeds(f'gate_new_action/{which}', list(found[:, 2])))
+                rows.append(over_seeds(f'gate_difference/{which}', list(found[:, 2] - found[:, 1])))
+    cases, seeds = [tuple(case) for case in facts['cases']], facts['seeds']
+    for index, case in enumerate(cases):
+        rows += relations(scores, index, words(case))
+    if pictures is not None:
+        for noise in sorted({noise for _, noise in cases}):
+            chosen = sorted(index for index, case in enumerate(cases) if case[1] == noise)
+            chosen.sort(key=lambda index: cases[index][0])
+            kinds = {name: (one.validation[chosen].mean(1), one.test[chosen]) for name, one in scores.items()}
+            draw_comparison(pictures / f'comparison_{noise:g}.png', [cases[i][0] for i in chosen], kinds)
+    return rows, seeds
+
+
+def words(case: Case) -> str:
+    """A case in row names."""
+    return f'shift {case[0]:g} noise {case[1]:g}'
+
+
+def relations(scores: Mapping[str, Scores], index: int, case: str) -> list[Row]:
+    """What must hold between variants in one case; targets as the task states them, paired by seed."""
+    test = {name: found.test[index] for name, found in scores.items()}
+    drop = {name: -(found.test[index] - found.validation[index]) for name, found in scores.items()}
+    rows = []
+
+    def compare_rows(
+        name: str, first: str, second: str, values: Mapping[str, NDArray[np.float64]], **more: Any
+    ) -> None:
+        if first in values and second in values:
+            rows.append(over_seeds(f'relation/{name}/{case}', list(values[first] - values[second]), '%', **more))
+
+    compare_rows('aga minus visual, unseen', 'aga', 'visual', test, target=1.0)
+    compare_rows('visual minus frame, unseen', 'visual', 'frame', test, target=-1.0)  # visual + 1 above frame
+    compare_rows('aga minus frame, unseen', 'aga', 'frame', test)
+    compare_rows('drop of aga minus drop of visual', 'aga', 'visual', drop, target=0.0, below=True)
+    compare_rows('true average minus code variant, unseen', 'aga', 'aga_code', test, target=0.0)
+    compare_rows('no average minus visual, unseen', 'aga_no_average', 'visual', test, target=0.0)
+    compare_rows('aga minus no average, unseen', 'aga', 'aga_no_average', test)
+    compare_rows('aga minus gru, unseen', 'aga', 'gru', test)
+    compare_rows('aga minus transformer, unseen', 'aga', 'transformer', test)
+    return rows
+
+
+def measure_shipped(device: torch.device, pictures: Path | None) -> tuple[list[Row], Sequence[int]]:
+    """Rows of the weights that ship."""
+    network = read_network().to(device)
+    card = read_card()
+    recipe, seed = card['recipe'], int(card['seed'])
+    rows = []
+    home = tuple(recipe['case'])
+    for shift in (0.25, 0.5, 1.0):
+        case = (shift, home[1])
+        validation, test = held_out([seed], [case], recipe, device)
+        one = Replicas([network])
+        rows.append(Row(f'mt5r_seen/shipped/{words(case)}', recalls(one, validation)[0], '%', recipe['held_out']))
+        rows.append(Row(f'mt5r_unseen/shipped/{words(case)}', recalls(one, test)[0], '%', recipe['held_out']))
+        if case == home:
+            chances = special.softmax(last_logits(one, test)[0], axis=1)
+            truth = test.labels[0, :, -1].cpu().numpy()
+            for part, kind in enumerate(('verb', 'noun')):
+                words_of, groups = word_groups(part)
+                recall = 100.0 * mean_top5_recall(sum_groups(chances, groups), groups[truth])
+                name = f'mt5r_unseen_{kind}/shipped/{words(case)}'
+                rows.append(Row(name, recall, '%', recipe['held_out'], reference={'words': len(words_of)}))
+            found = analyse(one, test, network.config, [0])[0]
+            rows.append(Row('evidence_pairs/shipped', float(found[0]), '%', target=PAIRS_TARGET))
+            rows.append(Row('gate_same_action/shipped', float(found[1])))
+            rows.append(Row('gate_new_action/shipped', float(found[2])))
+            if pictures is not None:
+                draw_stream(pictures / 'stream.png', network.cpu(), test.frames[0, 0].cpu(), test.labels[0, 0].cpu())
+                draw_table(pictures / 'evidence.png', network.cpu())
+    return rows, [seed]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--runs', type=Path, help='folder of train --out; what ships is measured when left out')
+    parser.add_argument('--json', type=Path, help='write the rows here')
+    parser.add_argument('--pictures', type=Path, help='folder for PNG files')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    options = parser.parse_args(arguments)
+    if options.pictures is not None:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+    try:
+        if options.runs is not None:
+            rows, seeds = compare(options.runs, torch.device(options.device), options.pictures)
+        else:
+            rows, seeds = measure_shipped(torch.device(options.device), options.pictures)
+    except (CheckpointError, ValueError, OSError) as error:
+        print(f'evaluate: {error}', file=sys.stderr)
+        return 1
+    print(show(rows))
+    if options.json is not None:
+        command = 'python -m attn_robotics.systems.aga.evaluate' + (' --runs runs/aga' if options.runs else '')
+        write_results(options.json, rows, command, seeds, torch=torch.__version__, device=options.device)
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,184 @@
+"""Train AGA and its baselines: `python -m attn_robotics.systems.aga.train --help`.
+
+All seeds (and shifts of the kitchens) of one variant are trained side by side in one program. Ctrl-C saves and leaves;
+`--resume` goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attn_robotics.systems.aga.baselines import VARIANTS, build_variant
+from attn_robotics.systems.aga.config import AgaConfig
+from attn_robotics.systems.aga.data import Kitchens
+from attn_robotics.systems.aga.processor import mean_top5_recall
+from attn_robotics.training.checkpoint import CheckpointError
+from attn_robotics.training.fit import Run, fit
+from attn_robotics.training.replicas import Replicas
+
+TRAIN_KITCHENS, TEST_KITCHENS = range(4), range(100, 108)
+TRAINING, VALIDATION, TEST = range(3)  # seeds of the sequences
+Case = tuple[float, float]  # shift and noise of `Kitchens`
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How it is trained."""
+
+    sequences: int = 1500
+    steps: int = 20
+    epochs: int = 25
+    batch: int = 50
+    rate: float = 1.5e-3
+    weight_decay: float = 1e-2
+    held_out: int = 2000  # sequences of validation and of test each
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Stacked data of R replicas; frames (R, N, T, features), labels (R, N, T + 1)."""
+
+    frames: Tensor
+    labels: Tensor
+
+    @classmethod
+    def draw(cls, worlds: Sequence[Kitchens], count: int, steps: int, kitchens: range, seed: int) -> Sets:
+        """Draw the same part of every replica's world."""
+        drawn = [world.draw(count, steps, kitchens, seed) for world in worlds]
+        return cls(*(torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True)))
+
+    def to(self, device: torch.device) -> Sets:
+        """On another device."""
+        return Sets(self.frames.to(device), self.labels.to(device))
+
+
+def loss_of(network: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of every step against the next step's action, plus that of the last step (AGA, loss)."""
+    logits = network(frames)
+    every = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+    return every + functional.cross_entropy(logits[:, -1], labels[:, -1])
+
+
+def worlds_of(seeds: Sequence[int], cases: Sequence[Case]) -> list[Kitchens]:
+    """The world of every replica, cases outside, seeds inside."""
+    return [Kitchens(seed=seed, shift=shift, noise=noise) for shift, noise in cases for seed in seeds]
+
+
+def last_logits(replicas: Replicas, sets: Sets, chunk: int = 500) -> NDArray[np.float32]:
+    """(R, N, K) logits of the last step of every sequence."""
+    replicas.eval()
+    with torch.no_grad():
+        parts = [
+            replicas(lambda network, rows: network(rows)[:, -1], rows)
+            for rows in sets.frames.split(chunk, 1)
+        ]  # fmt: skip
+    found: NDArray[np.float32] = torch.cat(parts, 1).cpu().numpy()
+    return found
+
+
+def recalls(replicas: Replicas, sets: Sets) -> list[float]:
+    """Mean top-5 recall of the last step, one number a replica [%]."""
+    logits, labels = last_logits(replicas, sets), sets.labels[:, :, -1].cpu().numpy()
+    return [100.0 * mean_top5_recall(scores, truth) for scores, truth in zip(logits, labels, strict=True)]
+
+
+def build_replicas(variant: str, config: AgaConfig, seeds: Sequence[int], cases: Sequence[Case]) -> Replicas:
+    """Fresh networks, one a world of `worlds_of`."""
+    networks = []
+    for _ in cases:
+        for seed in seeds:
+            torch.manual_seed(seed)
+            networks.append(build_variant(variant, config))
+    return Replicas(networks)
+
+
+def train(
+    variant: str,
+    out: Path,
+    *,
+    seeds: Sequence[int],
+    cases: Sequence[Case] = ((Kitchens.shift, Kitchens.noise),),
+    config: AgaConfig | None = None,
+    recipe: Recipe | None = None,
+    device: torch.device | None = None,
+    seconds: float = 1e9,
+    resume: bool = False,
+    quiet: bool = False,
+) -> bool:
+    """Train one variant on every world; what it leaves in `out` is a checkpoint, curves.csv and curves.png.
+
+    Returns:
+        Whether all epochs are done; if not, the time was over, and `resume` goes on.
+
+    Raises:
+        CheckpointError: nothing fitting to resume from.
+    """
+    config, recipe, device = config or AgaConfig(), recipe or Recipe(), device or torch.device('cpu')
+    worlds = [replace(world, features=config.features) for world in worlds_of(seeds, cases)]
+    training = Sets.draw(worlds, recipe.sequences, recipe.steps, TRAIN_KITCHENS, TRAINING).to(device)
+    replicas = build_replicas(variant, config, seeds, cases).to(device)
+    optimiser = torch.optim.AdamW(replicas.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
+    facts = {
+        'variant': variant, 'seeds': list(seeds), 'cases': [list(case) for case in cases], 'config': config.to_dict(),
+        'recipe': asdict(recipe),
+    }  # fmt: skip
+    run = Run(
+        variant, out, facts, recipe.epochs, recipe.batch, seed=seeds[0], seconds=seconds, resume=resume, quiet=quiet
+    )
+    return fit(run, replicas, optimiser, loss_of, (training.frames, training.labels))
+
+
+def _case(text: str) -> Case:
+    shift, noise = (float(part) for part in text.split(':'))
+    return shift, noise
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code: 3 when the time was over before the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--variant', nargs='+', choices=VARIANTS, default=['aga'], help='what to train')
+    parser.add_argument('--seeds', type=int, default=6, help='how many seeds, 0 and up (default 6)')
+    parser.add_argument(
+        '--cases', type=_case, nargs='+', default=[(Kitchens.shift, Kitchens.noise)], metavar='SHIFT:NOISE',
+        help=f'worlds to train on, side by side (default {Kitchens.shift}:{Kitchens.noise})',
+    )  # fmt: skip
+    parser.add_argument('--epochs', type=int, default=Recipe.epochs, help=f'default {Recipe.epochs}')
+    parser.add_argument('--out', type=Path, default=Path('runs/aga'), help='folder; every variant gets one below it')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument('--seconds', type=float, default=1e9, help='save and leave after this long')
+    parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --out')
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: torch sees no GPU here; use cpu')
+    is_whole = True
+    for variant in options.variant:
+        try:
+            is_whole &= train(
+                variant,
+                options.out / variant,
+                seeds=range(options.seeds),
+                cases=options.cases,
+                recipe=replace(Recipe(), epochs=options.epochs),
+                device=device,
+                seconds=options.seconds,
+                resume=options.resume,
+            )
+        except CheckpointError as error:
+            print(f'train: {error}', file=sys.stderr)
+            return 1
+    return 0 if is_whole else 3
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

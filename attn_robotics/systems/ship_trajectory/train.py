@@ -1,0 +1,179 @@
+"""Train the ship trajectory network: `python -m attn_robotics.systems.ship_trajectory.train --help`.
+
+All seeds of one fusion are trained side by side in one program, by roll-out, without teacher forcing. Ctrl-C saves and
+leaves; `--resume` goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from attn_robotics.systems.ship_trajectory.config import FUSIONS, ShipConfig
+from attn_robotics.systems.ship_trajectory.data import Scenes, Traffic, draw_scenes
+from attn_robotics.systems.ship_trajectory.model import ShipNetwork
+from attn_robotics.systems.ship_trajectory.processor import INPUTS, inputs_of_scenes
+from attn_robotics.training.checkpoint import CheckpointError
+from attn_robotics.training.fit import Run, fit
+from attn_robotics.training.replicas import Replicas
+
+TRAINING, TEST, VALIDATION = 0, 1000, 2000  # seeds of the scenes are these plus the run's
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How it is trained."""
+
+    scenes: int = 4000
+    epochs: int = 36
+    batch: int = 250
+    rate: float = 3e-3
+    domain_rate: float = 2e-2
+    smoothness: float = 1e-3  # of the total variation of the domain, fusion `interpolated` only
+    held_out: int = 1000
+
+
+def loss_of(network: nn.Module, *rows: Tensor) -> Tensor:
+    """Mean distance between predicted and true positions, in units of the network, and what keeps D smooth."""
+    assert isinstance(network, ShipNetwork)
+    *inputs, truth = rows
+    config = network.config
+    error = (network(*inputs).paths - truth).square().sum(-1)
+    mean: Tensor = (error / config.unit_m**2 + 1e-8).sqrt().mean()
+    if network.domain is None or config.fusion != 'interpolated':
+        return mean
+    smooth: Tensor = mean + Recipe.smoothness * network.domain.roughness()
+    return smooth
+
+
+def stack_scenes(
+    traffic: Traffic, config: ShipConfig, count: int, seeds: Sequence[int], *, hidden_fairways: bool
+) -> tuple[list[Scenes], list[Tensor]]:
+    """Scenes of every seed, and the network's inputs and truth stacked as (R, N, ...).
+
+    Args:
+        traffic: the rule.
+        config: of the network.
+        count: scenes N.
+        seeds: R of them.
+        hidden_fairways: hide the fairway in every other scene, so that the network can do without.
+    """
+    scenes = [draw_scenes(traffic, count, config.history + config.horizon + 1, seed) for seed in seeds]
+    rows = []
+    for drawn in scenes:
+        inputs, truth = inputs_of_scenes(drawn, config)
+        if hidden_fairways:
+            inputs['fairway'][::2] = 0.0
+        rows.append([*(inputs[name] for name in INPUTS), truth])
+    return scenes, [torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)]
+
+
+def predict(replicas: Replicas, data: Sequence[Tensor], chunk: int = 250) -> NDArray[np.float32]:
+    """(R, N, V, horizon, 2) predicted positions [m]; data: inputs as `stack_scenes` gives them."""
+    replicas.eval()
+    with torch.no_grad():
+        parts = [
+            replicas(lambda network, *rows: network(*rows).paths, *chunks)
+            for chunks in zip(*(part.split(chunk, 1) for part in data), strict=True)
+        ]
+    found: NDArray[np.float32] = torch.cat(parts, 1).cpu().numpy()
+    return found
+
+
+def build_replicas(config: ShipConfig, seeds: Sequence[int]) -> Replicas:
+    """Fresh networks, one a seed."""
+    networks = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        networks.append(ShipNetwork(config))
+    return Replicas(networks)
+
+
+def train(
+    fusion: str,
+    out: Path,
+    *,
+    seeds: Sequence[int],
+    config: ShipConfig | None = None,
+    traffic: Traffic | None = None,
+    recipe: Recipe | None = None,
+    device: torch.device | None = None,
+    seconds: float = 1e9,
+    resume: bool = False,
+    quiet: bool = False,
+) -> bool:
+    """Train one fusion with every seed; what it leaves in `out` is a checkpoint, curves.csv and curves.png.
+
+    Returns:
+        Whether all epochs are done; if not, the time was over, and `resume` goes on.
+
+    Raises:
+        CheckpointError: nothing fitting to resume from.
+    """
+    config = replace(config or ShipConfig(), fusion=fusion)
+    traffic, recipe, device = traffic or Traffic(), recipe or Recipe(), device or torch.device('cpu')
+    _, data = stack_scenes(traffic, config, recipe.scenes, [TRAINING + seed for seed in seeds], hidden_fairways=True)
+    replicas = build_replicas(config, seeds).to(device)
+    radii = replicas.parameters_named('domain.radii')
+    others = [parameter for parameter in replicas.parameters() if all(parameter is not other for other in radii)]
+    groups = [{'params': others, 'lr': recipe.rate}]
+    if radii:
+        groups.append({'params': radii, 'lr': recipe.domain_rate})
+    facts = {
+        'fusion': fusion, 'seeds': list(seeds), 'config': config.to_dict(), 'recipe': asdict(recipe),
+        'traffic': {**asdict(traffic), 'speed_m_s': list(traffic.speed_m_s)},
+    }  # fmt: skip
+
+    def clamp() -> None:
+        with torch.no_grad():
+            for parameter in radii:
+                parameter.clamp_(min=0.0)
+
+    run = Run(
+        fusion, out, facts, recipe.epochs, recipe.batch, seed=seeds[0], seconds=seconds, resume=resume, quiet=quiet
+    )
+    return fit(run, replicas, torch.optim.Adam(groups), loss_of, [part.to(device) for part in data], clamp)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code: 3 when the time was over before the end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--fusion', nargs='+', choices=FUSIONS, default=['interpolated'], help='what to train')
+    parser.add_argument('--seeds', type=int, default=5, help='how many seeds, 0 and up (default 5)')
+    parser.add_argument('--epochs', type=int, default=Recipe.epochs, help=f'default {Recipe.epochs}')
+    parser.add_argument('--out', type=Path, default=Path('runs/ship_trajectory'), help='folder; one below it a fusion')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument('--seconds', type=float, default=1e9, help='save and leave after this long')
+    parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --out')
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: torch sees no GPU here; use cpu')
+    is_whole = True
+    for fusion in options.fusion:
+        try:
+            is_whole &= train(
+                fusion,
+                options.out / fusion,
+                seeds=range(options.seeds),
+                recipe=replace(Recipe(), epochs=options.epochs),
+                device=device,
+                seconds=options.seconds,
+                resume=options.resume,
+            )
+        except CheckpointError as error:
+            print(f'train: {error}', file=sys.stderr)
+            return 1
+    return 0 if is_whole else 3
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
