@@ -16,7 +16,7 @@ from tqdm import tqdm
 from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.command import Target
 from attn_robotics.systems.gaze.core import GazeCore
-from attn_robotics.systems.gaze.detector import DetectorProcess
+from attn_robotics.systems.gaze.detector_process import DetectorProcess
 from attn_robotics.systems.gaze.entities import Entity
 from attn_robotics.systems.gaze.faces import draw_face
 from attn_robotics.systems.gaze.learned import MotionModel

@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -21,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import Marker, MarkerArray
 
 from attn_robotics.conversions.attention import to_attention_map
+from attn_robotics.systems.gaze.bumpless import HeadPose
 from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.command import Command, Target
 from attn_robotics.systems.gaze.entities import Entity
@@ -35,15 +35,6 @@ _CHANNELS = {'mono8': 1, 'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4}
 
 class MessageError(ValueError):
     """A message that cannot be used; the text says why."""
-
-
-@dataclass(frozen=True)
-class HeadPose:
-    """Measured joints of a head [deg]; eyes stay 0 where the robot has none."""
-
-    stamp: float  # s
-    head: tuple[float, float]  # yaw, pitch
-    eye: tuple[float, float]
 
 
 def to_duration(seconds: float) -> Duration:

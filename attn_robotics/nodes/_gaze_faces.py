@@ -9,7 +9,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from attn_robotics.conversions.gaze import MessageError, from_image, to_camera
 from attn_robotics.conversions.stamps import to_seconds
 from attn_robotics.systems.gaze.camera import Camera
-from attn_robotics.systems.gaze.detector import DetectorProcess
+from attn_robotics.systems.gaze.detector_process import DetectorProcess
 from attn_robotics.systems.gaze.tracker import FaceTracker, TrackedFace
 
 OTHER_CLOCK_S = 2.0  # an image that is so much older or newer than now belongs to another clock
@@ -73,7 +73,7 @@ class FaceInput:
         else:
             try:
                 self._is_busy = self._detector.submit(stamp, from_image(message))
-            except MessageError as error:
+            except ValueError as error:
                 self._drop('bad image', str(error))
 
     def poll(self, now: float) -> list[tuple[float, list[TrackedFace]]]:

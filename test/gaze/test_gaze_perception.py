@@ -13,7 +13,8 @@ from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.checks import fuzz
 from attn_robotics.systems.gaze.command import Target
 from attn_robotics.systems.gaze.core import GazeCore
-from attn_robotics.systems.gaze.detector import DetectorProcess, HaarDetector, check_image
+from attn_robotics.systems.gaze.detector import HaarDetector, check_image
+from attn_robotics.systems.gaze.detector_process import DetectorProcess
 from attn_robotics.systems.gaze.entities import Entity
 from attn_robotics.systems.gaze.faces import draw_face
 from attn_robotics.systems.gaze.head_sim import HeadSim
@@ -66,9 +67,11 @@ def test_the_detector_in_its_own_process_answers_drops_and_survives_bad_images()
         assert not process.submit(2.0, picture()) and process.dropped == 1
         (first,) = process.poll(timeout=60)
         assert first.stamp == 1.0 and len(first.boxes) == 1
-        assert process.submit(3.0, np.zeros((2, 2), np.uint8))
+        with pytest.raises(ValueError, match='outside'):
+            process.submit(2.5, np.zeros((2, 2), np.uint8))
+        assert process.submit(3.0, picture((1, 60, 100, 150))[:, :, 0])
         (second,) = process.poll(timeout=60)
-        assert 'outside' in second.error and process.is_alive
+        assert second.stamp == 3.0 and len(second.boxes) == 1 and process.is_alive
     finally:
         process.close()
     assert not process.is_alive
