@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 import threading
 import time
 import traceback
@@ -14,9 +13,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from attn_robotics.ros.lifecycle import AttnNode
+from attn_robotics.runtime.pace import Pace, settle_interpreter
 
-# How long a thread may keep the interpreter while the loop waits for it; Python's 5 ms would be half a period.
-SWITCH_INTERVAL_S = 0.0005
 KEPT = 2000  # ticks that the percentiles are of
 
 
@@ -38,7 +36,7 @@ class ControlLoop:
         self._node, self._period, self._tick, self._priority = node, period_s, tick, priority
         self._late_ms: deque[float] = deque(maxlen=KEPT)
         self._work_ms: deque[float] = deque(maxlen=KEPT)
-        self.missed = 0  # ticks left out because one before took too long
+        self._pace: Pace | None = None
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
         self._timer = None
@@ -47,13 +45,10 @@ class ControlLoop:
 
     def start(self) -> None:
         """Begin to tick."""
-        # What configuration has made stays: the collector need not look through it again in the middle of a tick.
-        gc.collect()
-        gc.freeze()
+        settle_interpreter()
         if self._timer is not None:
             self._timer.reset()
             return
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
         self._ends.clear()
         self._thread = threading.Thread(target=self._run, name='control_loop', daemon=True)
         self._thread.start()
@@ -74,6 +69,11 @@ class ControlLoop:
         if self._timer is not None:
             self._node.destroy_timer(self._timer)
 
+    @property
+    def missed(self) -> int:
+        """Ticks left out because one before took longer than a period."""
+        return self._pace.missed if self._pace is not None else 0
+
     def values(self) -> Mapping[str, object]:
         """Percentiles for diagnostics."""
         values: dict[str, object] = {'control ticks left out': self.missed}
@@ -92,17 +92,12 @@ class ControlLoop:
                     f'no real-time priority {self._priority} for the control loop ({error.strerror}); grant rtprio in '
                     '/etc/security/limits.conf'
                 )
-        due = time.monotonic()
+        self._pace = pace = Pace(self._period)
         while True:
-            due += self._period
-            if (behind := time.monotonic() - due) > self._period:
-                skipped = int(behind / self._period)
-                self.missed += skipped
-                due += skipped * self._period
-            time.sleep(max(0.0, due - time.monotonic()))
+            late = pace.wait()
             if self._ends.is_set():
                 return
-            self._late_ms.append((time.monotonic() - due) * 1e3)
+            self._late_ms.append(late * 1e3)
             try:
                 self._call()
             except Exception as error:

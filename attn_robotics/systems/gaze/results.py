@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -44,6 +45,15 @@ class Row:
         return entry
 
 
+def machine() -> str:
+    """Processor, how many of them this process may use, and system."""
+    model = ''
+    if (path := Path('/proc/cpuinfo')).is_file():
+        model = next((line.split(':', 1)[1].strip() for line in path.open() if line.startswith('model name')), '')
+    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return f'{model or platform.machine()}, {count} processors, {platform.system()}'
+
+
 def write_results(path: Path, rows: Sequence[Row], command: str, seeds: Sequence[int]) -> None:
     """Write rows with their conditions, atomically."""
     git = subprocess.run(
@@ -52,7 +62,8 @@ def write_results(path: Path, rows: Sequence[Row], command: str, seeds: Sequence
     conditions = {
         'commit': git.stdout.strip() or None,
         'versions': {'python': sys.version.split()[0], 'numpy': np.__version__},
-        'machine': f'{platform.machine()} {platform.system()}',
+        'machine': machine(),
+        'load': round(os.getloadavg()[0], 2),
         'seeds': list(seeds),
     }
     data = {'schema': 1, 'command': command, 'conditions': conditions, 'rows': [row.as_dict() for row in rows]}
