@@ -20,7 +20,7 @@ from attn_robotics.systems.gaze.core import CoreResult, GazeCore
 from attn_robotics.systems.gaze.detector import HaarDetector
 from attn_robotics.systems.gaze.entities import SOUND, Entity
 from attn_robotics.systems.gaze.head_sim import HeadSim
-from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person
+from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person, default_people
 from attn_robotics.systems.gaze.planner import PERIOD, GazePlanner
 from attn_robotics.systems.gaze.profile import load_profile
 from attn_robotics.systems.gaze.results import Row, write_results
@@ -41,16 +41,6 @@ class TalkResult:
     on_speaker: float  # share of the time from 0.7 s after a turn began in which gaze is on the speaker's face
     face_error: float  # deg, median distance of placed faces from the truth
     faces_found: float  # share of visible faces in images that were placed
-
-
-def default_people(n: int, seed: int) -> list[Person]:
-    """Two to four people in an arc."""
-    rng = np.random.default_rng(seed)
-    places = np.linspace(-32, 32, n) if n > 1 else [0.0]
-    return [
-        Person(f'p{i}', seed * 10 + i, float(a), float(rng.uniform(0.9, 1.4)), float(rng.uniform(1.5, 1.62)))
-        for i, a in enumerate(places)
-    ]
 
 
 def run_conversation(

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.command import GazeLog
-from attn_robotics.systems.gaze.conversation import ON_TARGET, default_people
+from attn_robotics.systems.gaze.conversation import ON_TARGET
 from attn_robotics.systems.gaze.head_sim import HeadSim
-from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person
+from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person, default_people
 from attn_robotics.systems.gaze.human import Array
 
 FRAME_RATE: Final = 20.0  # Hz of camera and video
