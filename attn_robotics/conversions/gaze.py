@@ -266,6 +266,12 @@ def gaze_ray(profile: Profile, command: Command, reach: float) -> tuple[Array, A
     return origin, origin + reach * rotate(head, vector(float(command.eye[0]), float(command.eye[1])))
 
 
+def target_point(profile: Profile, command: Command, target: Target) -> Array:
+    """Where a target is (3,) in the neck frame: its direction is seen from between the eyes, which the head carries."""
+    origin = rotate(command.head, np.array(profile.eye_offset))
+    return np.asarray(origin + target.distance * vector(target.yaw, target.pitch))
+
+
 def to_point_transform(point: Array, stamp: Time, parent: str, child: str) -> TransformStamped:
     """A frame at a point (3,), turned like its parent."""
     message = TransformStamped(child_frame_id=child)

@@ -34,20 +34,22 @@ class Display:
         self._attention = node.create_publisher(AttentionMap, '~/attention', qos.STATE)
         self._markers = node.create_publisher(MarkerArray, '~/markers', qos.STATE)
         self._tf = node.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
-        self._ticks = 0
+        self._ticks, self._shown = 0, ''
 
     def show(self, command: Command, result: CoreResult | None, stamp: messages.Time) -> None:
         """One tick's state; every few ticks the rest too."""
         self._ticks += 1
         self._state.publish(messages.to_gaze_state(command, stamp, self._neck_frame))
-        scene = self._core.scene
+        target, scene, frame = result.target if result is not None else None, self._core.scene, self._neck_frame
+        name = command.target_id
+        if target is not None and (self._ticks % SHOW_EVERY == 0 or name != self._shown):
+            point = messages.target_point(self._core.profile, command, target)
+            transform = messages.to_point_transform(point, stamp, frame, self._target_frame)
+            self._tf.publish(TFMessage(transforms=[transform]))
+        self._shown = name
         if self._ticks % SHOW_EVERY or result is None or scene is None:
             return
-        target, frame = result.target, self._neck_frame
         ray = messages.gaze_ray(self._core.profile, command, target.distance if target is not None else 1.0)
-        if target is not None:
-            transform = messages.to_point_transform(ray[1], stamp, frame, self._target_frame)
-            self._tf.publish(TFMessage(transforms=[transform]))
         if not (self._attention.get_subscription_count() or self._markers.get_subscription_count()):
             return
         selector = self._core.selector

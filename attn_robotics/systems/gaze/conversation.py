@@ -26,6 +26,7 @@ from attn_robotics.systems.gaze.profile import load_profile
 from attn_robotics.systems.gaze.results import Row, write_results
 from attn_robotics.systems.gaze.score import score_log
 from attn_robotics.systems.gaze.selector import AttentionSelector
+from attn_robotics.systems.gaze.selectors import make_selector
 from attn_robotics.systems.gaze.tracker import FaceTracker, TrackedFace
 
 FRAME_RATE = 20.0  # Hz of the camera and of the video
@@ -54,12 +55,12 @@ def run_conversation(
     rng = np.random.default_rng([seed, 3])
     sim, detector = HeadSim(people), HaarDetector()
     profile = load_profile('eyes_neck_lids')
-    core = GazeCore(profile, GazePlanner(profile, seed=seed), AttentionSelector())
+    core = GazeCore(profile, GazePlanner(profile, seed=seed), make_selector('attention'))
     camera = Camera.from_field_of_view(*IMAGE, FOV)
     tracker = FaceTracker(camera)
     writer = _open_video(video) if video else None
     waiting: deque[tuple[float, float, list[TrackedFace]]] = deque()
-    rows, times, errors, commands = [], [], [], []
+    rows, times, errors, commands, aims = [], [], [], [], []
     speaker, until, begun, looked_at = 0, 0.0, 0.0, ''
     right = counted = seen = visible = 0
     next_frame = 0.0
@@ -79,6 +80,7 @@ def run_conversation(
             if result.command.target_id != looked_at:
                 looked_at = result.command.target_id
                 commands.append(t)
+                aims.append((result.target.yaw, result.target.pitch) if result.target is not None else (0.0, 0.0))
             sim.set_axes(result.command.points[-1])
             core.observe_head(t, *map(float, result.command.points[-1, :4]))
             rows.append(result.command.points)
@@ -104,7 +106,8 @@ def run_conversation(
         if writer is not None:
             writer.release()
     track = np.concatenate(rows)
-    log = GazeLog(np.concatenate(times), track[:, :2], track[:, 2:4], track[:, 5], np.array(commands))
+    aim = np.array(aims).reshape(-1, 2)
+    log = GazeLog(np.concatenate(times), track[:, :2], track[:, 2:4], track[:, 5], np.array(commands), aim)
     return TalkResult(log, right / max(counted, 1), float(np.median(errors or [np.nan])), seen / max(visible, 1))
 
 

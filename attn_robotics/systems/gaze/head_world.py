@@ -14,6 +14,7 @@ from attn_robotics.systems.gaze.human import PUPIL_DISTANCE
 
 NECK: Final = (0.0, 0.0, 1.45)  # m, where both neck axes meet
 EYE: Final = (0.07, PUPIL_DISTANCE / 2.0, 0.08)  # m from the neck; the right eye mirrored
+EYE_MIDDLE: Final = (EYE[0], 0.0, EYE[2])  # m from the neck
 CAMERA: Final = (0.10, 0.0, 0.08)  # m from the neck, on the head
 FOV: Final = 75.0  # deg, horizontal, of the head camera
 EYE_FOV: Final = 50.0  # deg, vertical, of the cameras in the eyes
