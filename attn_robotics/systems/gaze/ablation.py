@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='cpu or cuda')
     parser.add_argument('--eager', action='store_true', help='no CUDA graphs: slower, for looking into trouble')
-    parser.add_argument('--situations', type=int, default=300, help='held-out situations, ten draws each')
+    parser.add_argument('--situations', type=int, default=300, help='held-out, ten draws each; 0: train only')
     parser.add_argument('--workers', type=int, default=min(8, os.cpu_count() or 1), help='processes that evaluate')
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -142,6 +142,8 @@ def main(argv: list[str] | None = None) -> None:
         flush=True,
     )
     del runs, data
+    if args.situations < 1:
+        return
     jobs = [(name, args.out / f'{name}.safetensors', 1.0, args.situations) for name in args.only]
     warm = [name for name in ('256x2', '256x1') if name in args.only]
     jobs += [(n, args.out / f'{n}.safetensors', t, args.situations) for n in warm for t in TEMPERATURES if t != 1.0]

@@ -54,19 +54,23 @@ def machine() -> str:
     return f'{model or platform.machine()}, {count} processors, {platform.system()}'
 
 
-def write_results(path: Path, rows: Sequence[Row], command: str, seeds: Sequence[int]) -> None:
-    """Write rows with their conditions, atomically."""
+def conditions(seeds: Sequence[int]) -> dict[str, Any]:
+    """What a result depends on besides the code."""
     git = subprocess.run(
         ['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    conditions = {
+    return {
         'commit': git.stdout.strip() or None,
         'versions': {'python': sys.version.split()[0], 'numpy': np.__version__},
         'machine': machine(),
         'load': round(os.getloadavg()[0], 2),
         'seeds': list(seeds),
     }
-    data = {'schema': 1, 'command': command, 'conditions': conditions, 'rows': [row.as_dict() for row in rows]}
+
+
+def write_results(path: Path, rows: Sequence[Row], command: str, seeds: Sequence[int]) -> None:
+    """Write rows with their conditions, atomically."""
+    data = {'schema': 1, 'command': command, 'conditions': conditions(seeds), 'rows': [row.as_dict() for row in rows]}
     part = path.with_name(path.name + '.part')
     part.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
     part.replace(path)
