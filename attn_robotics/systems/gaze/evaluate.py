@@ -281,10 +281,9 @@ def main(argv: list[str] | None = None) -> None:
         if args.json:
             write_results(args.json, beside(rows), 'evaluate ' + ' '.join(args.only), [args.seed])
         if section == 'naturalness' and args.pictures:
-            draw_table(
-                {row.name.split('/')[1]: dict(row.reference) for row in found_axes(rows)},
-                args.pictures / 'naturalness.png',
-            )
+            scores = [row for row in rows if row.name.startswith('naturalness/')]
+            axes = {row.name.split('/')[1]: dict(row.reference) for row in scores}
+            draw_table(axes, args.pictures / 'naturalness.png')
     print('\nours beside the others:')
     for row in beside(rows):
         if '/ours' in row.name and row.reference:
