@@ -114,8 +114,9 @@ def loop_rows(seconds: float, priority: int) -> list[Row]:
     late, work, latency = [], [], []
     try:
         camera.start()
-        if not detector.poll(timeout=60.0):
-            raise SystemExit('the detector process did not answer within 60 s')
+        first = detector.poll(timeout=60.0)
+        if not first or first[0].error:
+            raise RuntimeError(first[0].error if first else 'the detector process did not answer within 60 s')
         core.step(time.monotonic())
         settle_interpreter()
         pace = Pace(PERIOD)
@@ -152,11 +153,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--priority', type=int, default=0, help='real-time priority (SCHED_FIFO) of the loop; 0: none')
     parser.add_argument('--launch', action='store_true', help='measure the running node too; needs ROS')
     args = parser.parse_args(argv)
-    rows = [
-        *planner_rows(args.steps),
-        *selection_row_list(max(args.steps // 10, 100)),
-        *loop_rows(args.seconds, args.priority),
-    ]
+    rows = [*planner_rows(args.steps), *selection_row_list(max(args.steps // 10, 100))]
+    try:
+        rows += loop_rows(args.seconds, args.priority)
+    except RuntimeError as error:
+        print(f'the loop is not measured: {error}')
     if args.launch:
         from gaze_node import node_rows
 

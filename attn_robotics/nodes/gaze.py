@@ -218,7 +218,7 @@ class Gaze(AttnNode):
         values: dict[str, object] = {f'dropped: {k}': v for k, v in self._core.dropped.items() if v}
         values |= self._loop.values()
         if faces is not None:
-            values |= {'images searched': faces.images, 'images passed over': faces.skipped}
+            values |= faces.values()
         if isinstance(selector, VlmSelector):
             values |= {f'vlm {k}': v for k, v in selector.counts.items()}
         if self._rivals:
