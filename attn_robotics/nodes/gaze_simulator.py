@@ -51,7 +51,7 @@ class GazeSimulatorParams:
     autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
     profile: str = param('eyes_neck_lids', 'Robot profile: a shipped name or a YAML path.', read_only=True)
     people: int = param(3, 'People around the head.', low=2, high=4, read_only=True)
-    seconds: float = param(20.0, 'Length of the conversation [simulated s]; 0 is for ever.', low=0.0, high=1e5)
+    seconds: float = param(120.0, 'Length of the conversation [simulated s]; 0 is for ever.', low=0.0, high=1e5)
     seed: int = param(0, 'Of places, turns and faces.', low=0, high=2**31 - 1, read_only=True)
     render: bool = param(True, 'Render the camera; off tells of people on `people` instead.', read_only=True)
     real_time_factor: float = param(
@@ -289,7 +289,8 @@ class GazeSimulator(AttnNode):
             self.exit_code, self.is_done = 1, True
             return
         score = score_log(log)
-        line = f'score {score.total:.3f}, gaze on the speaker {100 * self._stage.on_speaker:.0f} % of the time'
+        line = f'score {score.total:.3f} from {score.saccades.onset.size} saccades, '
+        line += f'gaze on the speaker {100 * self._stage.on_speaker:.0f} % of the time'
         if self._missed:
             line += f', {self._missed} ticks without a command'
         if self._out is not None:

@@ -167,7 +167,7 @@ def _picture(sim: HeadSim, image: Any, boxes: Any, core: GazeCore, result: CoreR
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--seconds', type=float, default=20.0)
+    parser.add_argument('--seconds', type=float, default=120.0, help='scores need two minutes')
     parser.add_argument('--people', type=int, default=3, choices=(2, 3, 4))
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--video', type=Path, help='write a video here (.mp4)')

@@ -16,6 +16,7 @@ import numpy as np
 
 from attn_robotics.systems.gaze.command import GazeLog
 from attn_robotics.systems.gaze.human import (
+    BLINK_RATE,
     LATENCY_MEAN,
     LATENCY_SD,
     Array,
@@ -35,6 +36,8 @@ SKEW_SD: Final = 0.10
 SHARE_SD: Final = 0.15  # spread between people in the reconstruction, 0.11 to 0.19
 SLIP_SD: Final = 0.5  # deg; gaze is read by people to about 4 deg, the target for slip is 0.2
 BLINK_SD: Final = 0.15
+# Spontaneous blinks, too, fall into the window of 0.25 s on either side of an onset in which lids count as closed.
+CHANCE_BLINK: Final = 1.0 - math.exp(-BLINK_RATE * 0.55)
 DELAY_MEAN: Final = 0.05  # s from eye to head as measured, the head crossing its threshold late
 DELAY_SD: Final = 0.04
 SMALLEST_COMMAND: Final = 5.0  # deg from gaze to a new target
@@ -125,8 +128,9 @@ def score_log(log: GazeLog) -> Score:
     """Score a log.
 
     Axes: main_sequence (peak against the published law, per bin), skew, head_share, vor (RMS slip after landing),
-    blink (coupled blinks against the published chance), latency (mean and spread from command to saccade where
-    commands are logged, else eye to head), diversity (spread of the eye-head delay and of the latency).
+    blink (blinks about an onset against the published chance, spontaneous ones included), latency (mean and spread from
+    command to the saccade that answers, where commands are logged, else eye to head), diversity (spread of the eye-head
+    delay and of the latency).
     """
     s = find_saccades(log)
     size = s.amplitude
@@ -143,7 +147,9 @@ def score_log(log: GazeLog) -> Score:
     large = (size > 10.0) & np.isfinite(s.blinked)
     coupling = math.nan
     if large.sum() > 4:
-        coupling = float(s.blinked[large].mean() - blink_probability(size[large]).mean()) / BLINK_SD
+        with_shift = blink_probability(size[large])
+        expected = with_shift + (1.0 - with_shift) * CHANCE_BLINK
+        coupling = float(s.blinked[large].mean() - expected.mean()) / BLINK_SD
     delay = s.head_delay[size > 10.0]
     wait = response_times(log, s)
     if log.command.size > 4:
