@@ -22,7 +22,12 @@ from launch import LaunchDescription
 # name, default, description, type as the nodes know it (None: for this file only)
 ARGUMENTS = (
     ('people', '3', 'people around the head, 2 to 4', int),
-    ('seconds', '20.0', 'length of the conversation [simulated s]; 0 goes on until Ctrl-C', float),
+    (
+        'seconds',
+        '120.0',
+        'length of the conversation [simulated s], 0 goes on until Ctrl-C; scores need two minutes',
+        float,
+    ),
     ('seed', '0', 'of places, turns, faces and human variability', int),
     ('profile', 'eyes_neck_lids', 'robot profile: a shipped name or a YAML path', str),
     ('selection', 'attention', 'who chooses the target: rules, attention or vlm', str),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import array
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -21,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import Marker, MarkerArray
 
 from attn_robotics.conversions.attention import to_attention_map
+from attn_robotics.systems.gaze.bumpless import HeadPose
 from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.command import Command, Target
 from attn_robotics.systems.gaze.entities import Entity
@@ -35,15 +35,6 @@ _CHANNELS = {'mono8': 1, 'rgb8': 3, 'bgr8': 3, 'rgba8': 4, 'bgra8': 4}
 
 class MessageError(ValueError):
     """A message that cannot be used; the text says why."""
-
-
-@dataclass(frozen=True)
-class HeadPose:
-    """Measured joints of a head [deg]; eyes stay 0 where the robot has none."""
-
-    stamp: float  # s
-    head: tuple[float, float]  # yaw, pitch
-    eye: tuple[float, float]
 
 
 def to_duration(seconds: float) -> Duration:
@@ -273,6 +264,12 @@ def gaze_ray(profile: Profile, command: Command, reach: float) -> tuple[Array, A
     origin = rotate(head, np.array(profile.eye_offset))
     # The eye turns in the head, which carries it: first the eye's own turn, then the head's.
     return origin, origin + reach * rotate(head, vector(float(command.eye[0]), float(command.eye[1])))
+
+
+def target_point(profile: Profile, command: Command, target: Target) -> Array:
+    """Where a target is (3,) in the neck frame: its direction is seen from between the eyes, which the head carries."""
+    origin = rotate(command.head, np.array(profile.eye_offset))
+    return np.asarray(origin + target.distance * vector(target.yaw, target.pitch))
 
 
 def to_point_transform(point: Array, stamp: Time, parent: str, child: str) -> TransformStamped:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 
+import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from attn_robotics.conversions.gaze import MessageError, from_image, to_camera
 from attn_robotics.conversions.stamps import to_seconds
 from attn_robotics.systems.gaze.camera import Camera
-from attn_robotics.systems.gaze.detector import DetectorProcess
+from attn_robotics.systems.gaze.detector_process import DetectorProcess
 from attn_robotics.systems.gaze.tracker import FaceTracker, TrackedFace
 
 OTHER_CLOCK_S = 2.0  # an image that is so much older or newer than now belongs to another clock
@@ -33,6 +35,7 @@ class FaceInput:
         self._tracker: FaceTracker | None = None
         self._is_busy = False
         self._has_images = False
+        self._ages_ms: deque[float] = deque(maxlen=1000)
         self.images = self.skipped = 0  # searched, and passed over meanwhile
         self.error = ''
 
@@ -73,7 +76,7 @@ class FaceInput:
         else:
             try:
                 self._is_busy = self._detector.submit(stamp, from_image(message))
-            except MessageError as error:
+            except ValueError as error:
                 self._drop('bad image', str(error))
 
     def poll(self, now: float) -> list[tuple[float, list[TrackedFace]]]:
@@ -87,8 +90,17 @@ class FaceInput:
             elif self._tracker is not None:
                 self.error = ''
                 self.images += 1
+                self._ages_ms.append((now - result.stamp) * 1e3)
                 found.append((result.stamp, self._tracker.update(result.stamp, result.boxes)))
         return found
+
+    def values(self) -> Mapping[str, object]:
+        """Counts, and the age of images when the command is made that uses them, for diagnostics."""
+        values: dict[str, object] = {'images searched': self.images, 'images passed over': self.skipped}
+        if self._ages_ms:
+            p50, p99 = np.percentile(list(self._ages_ms), [50, 99])
+            values |= {'image to command p50 [ms]': f'{p50:.1f}', 'image to command p99 [ms]': f'{p99:.1f}'}
+        return values
 
     def revive(self, now: float) -> None:
         """Start a detector that died anew, at most every five seconds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from attn_robotics.conversions.frames import FrameError, FrameTree
 from attn_robotics.conversions.gaze import MessageError, to_direction
 from attn_robotics.conversions.stamps import to_seconds
+from attn_robotics.ros.lifecycle import ConfigurationError
 from attn_robotics.systems.gaze.core import GazeCore
 from attn_robotics.systems.gaze.entities import OBJECT, PERSON, Entity
 from attn_robotics.systems.gaze.tracker import TrackedFace
@@ -17,6 +19,19 @@ from attn_robotics.systems.gaze.voices import FACING, Voices
 from attn_robotics_interfaces.msg import GazeTarget
 
 MAX_HUMANS = 50
+
+
+def ids_list() -> type[Any]:
+    """Message type of REP-155's lists of people.
+
+    Raises:
+        ConfigurationError: its package is not installed.
+    """
+    try:
+        from hri_msgs.msg import IdsList
+    except ImportError as error:
+        raise ConfigurationError('humans needs hri_msgs; type: sudo apt install ros-jazzy-hri-msgs') from error
+    return cast('type[Any]', IdsList)
 
 
 class Percepts:

@@ -30,7 +30,7 @@ from attn_robotics.ros.lifecycle import AttnNode, run_node
 from attn_robotics.ros.parameters import param
 from attn_robotics.systems.gaze.head_world import CAMERA
 from attn_robotics.systems.gaze.human import Array
-from attn_robotics.systems.gaze.joint_log import write_log
+from attn_robotics.systems.gaze.joint_log import TARGET_FRAME, write_log
 from attn_robotics.systems.gaze.profile import AXES, load_profile
 from attn_robotics.systems.gaze.results import Row, write_results
 from attn_robotics.systems.gaze.score import score_log
@@ -51,7 +51,7 @@ class GazeSimulatorParams:
     autostart: bool = param(True, 'Configure and activate without being told.', read_only=True)
     profile: str = param('eyes_neck_lids', 'Robot profile: a shipped name or a YAML path.', read_only=True)
     people: int = param(3, 'People around the head.', low=2, high=4, read_only=True)
-    seconds: float = param(20.0, 'Length of the conversation [simulated s]; 0 is for ever.', low=0.0, high=1e5)
+    seconds: float = param(120.0, 'Length of the conversation [simulated s]; 0 is for ever.', low=0.0, high=1e5)
     seed: int = param(0, 'Of places, turns and faces.', low=0, high=2**31 - 1, read_only=True)
     render: bool = param(True, 'Render the camera; off tells of people on `people` instead.', read_only=True)
     real_time_factor: float = param(
@@ -88,6 +88,7 @@ class GazeSimulator(AttnNode):
         self._inbox: tuple[Array, Array] | None = None
         self._news = threading.Condition()
         self._changes: list[float] = []
+        self._aims: list[tuple[float, Array]] = []
         self._missed = 0  # ticks without a command
         self._runs = threading.Event()
         self._thread: threading.Thread | None = None
@@ -104,6 +105,7 @@ class GazeSimulator(AttnNode):
         self._held = [
             self.create_subscription(JointTrajectory, 'joint_trajectory', self._on_trajectory, qos.COMMAND),
             self.create_subscription(GazeState, 'gaze/state', self._on_state, qos.STATE),
+            self.create_subscription(TFMessage, '/tf', self._on_transforms, qos.TRANSFORMS),
             self.create_subscription(AttentionMap, 'gaze/attention', self._on_attention, qos.STATE),
         ]
 
@@ -158,6 +160,12 @@ class GazeSimulator(AttnNode):
         if message.target_id != self._looked_at:
             self._looked_at = message.target_id
             self._changes.append(to_seconds(message.header.stamp))
+
+    def _on_transforms(self, message: TFMessage) -> None:
+        for item in message.transforms:
+            if item.child_frame_id == TARGET_FRAME and item.header.frame_id == self.params.neck_frame:
+                t = item.transform.translation
+                self._aims.append((to_seconds(item.header.stamp), np.array([t.x, t.y, t.z])))
 
     def _on_attention(self, message: AttentionMap) -> None:
         try:
@@ -229,6 +237,9 @@ class GazeSimulator(AttnNode):
             self._missed += 1
         while self._changes:
             self._stage.note_change(self._changes.pop(0) - (self._begun_s or 0.0))
+        while self._aims:
+            stamp, point = self._aims.pop(0)
+            self._stage.note_aim(stamp - (self._begun_s or 0.0), point)
         # In whole nanoseconds, or rounding would make timers miss ticks.
         self._clock_s = round((self._clock_s + PERIOD_S) * 100) / 100
 
@@ -278,7 +289,8 @@ class GazeSimulator(AttnNode):
             self.exit_code, self.is_done = 1, True
             return
         score = score_log(log)
-        line = f'score {score.total:.3f}, gaze on the speaker {100 * self._stage.on_speaker:.0f} % of the time'
+        line = f'score {score.total:.3f} from {score.saccades.onset.size} saccades, '
+        line += f'gaze on the speaker {100 * self._stage.on_speaker:.0f} % of the time'
         if self._missed:
             line += f', {self._missed} ticks without a command'
         if self._out is not None:

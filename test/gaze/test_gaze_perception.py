@@ -1,6 +1,8 @@
 """Faces, tracks, the simulated head and the whole core."""
 
 import math
+import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -13,11 +15,13 @@ from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.checks import fuzz
 from attn_robotics.systems.gaze.command import Target
 from attn_robotics.systems.gaze.core import GazeCore
-from attn_robotics.systems.gaze.detector import DetectorProcess, HaarDetector, check_image
+from attn_robotics.systems.gaze.detector import HaarDetector, check_image
+from attn_robotics.systems.gaze.detector_process import DetectorProcess
 from attn_robotics.systems.gaze.entities import Entity
 from attn_robotics.systems.gaze.faces import draw_face
+from attn_robotics.systems.gaze.head_sdf import main as write_sdf
 from attn_robotics.systems.gaze.head_sim import HeadSim
-from attn_robotics.systems.gaze.head_world import Person, to_sdf
+from attn_robotics.systems.gaze.head_world import PARTS, Person
 from attn_robotics.systems.gaze.planner import GazePlanner
 from attn_robotics.systems.gaze.profile import load_profile
 from attn_robotics.systems.gaze.tracker import Box, FaceTracker, OneEuro, TrackedFace
@@ -66,9 +70,11 @@ def test_the_detector_in_its_own_process_answers_drops_and_survives_bad_images()
         assert not process.submit(2.0, picture()) and process.dropped == 1
         (first,) = process.poll(timeout=60)
         assert first.stamp == 1.0 and len(first.boxes) == 1
-        assert process.submit(3.0, np.zeros((2, 2), np.uint8))
+        with pytest.raises(ValueError, match='outside'):
+            process.submit(2.5, np.zeros((2, 2), np.uint8))
+        assert process.submit(3.0, picture((1, 60, 100, 150))[:, :, 0])
         (second,) = process.poll(timeout=60)
-        assert 'outside' in second.error and process.is_alive
+        assert second.stamp == 3.0 and len(second.boxes) == 1 and process.is_alive
     finally:
         process.close()
     assert not process.is_alive
@@ -126,11 +132,28 @@ def test_simulated_eyes_converge_on_what_they_fixate():
     assert sim.gaze_error(person) < 10.0
 
 
-def test_the_same_scene_is_valid_sdf_with_every_person_and_joint():
-    tree = ElementTree.fromstring(to_sdf([Person('a', 0, -20, 1.0), Person('b', 1, 20, 1.0)]))
-    assert {m.get('name') for m in tree.iter('model')} == {'gaze_head', 'a', 'b'}
+@pytest.fixture
+def sdf(tmp_path):
+    write_sdf([str(tmp_path), '--people', '4'])
+    return tmp_path / 'gaze.sdf'
+
+
+def test_the_same_scene_as_sdf_has_every_person_joint_shape_and_picture(sdf):
+    tree = ElementTree.parse(sdf)
+    assert {m.get('name') for m in tree.iter('model')} == {'gaze_head', 'p0', 'p1', 'p2', 'p3'}
     joints = {j.get('name') for j in tree.iter('joint')}
-    assert {'neck_yaw', 'neck_pitch', 'left_eye_yaw', 'right_eye_pitch', 'left_lid'} <= joints
+    assert {hinge.name for part in PARTS for hinge in part.hinges} == joints - {'stand'}
+    assert {'head_camera', 'left_eye_camera', 'right_eye_camera'} == {s.get('name') for s in tree.iter('sensor')}
+    assert all((sdf.parent / picture.text).is_file() for picture in tree.iter('albedo_map'))
+    sim = HeadSim([Person('a', 0, -20, 1.0)])
+    assert {sim.model.joint(k).name for k in range(sim.model.njnt)} == joints - {'stand'}, 'MuJoCo has the same'
+
+
+@pytest.mark.skipif(shutil.which('ign') is None, reason='needs Debian packages ignition-tools and libsdformat-dev')
+def test_the_sdf_parser_calls_the_scene_valid(sdf):
+    checked = subprocess.run(['ign', 'sdf', '-k', str(sdf)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0 and checked.stdout.strip().splitlines()[-1:] == ['Valid.']
+    assert 'Error' not in checked.stderr.replace('Library error', '')
 
 
 def make_core():

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,19 @@ from hypothesis import strategies as st
 
 from attn_robotics.systems.gaze import score as score_module
 from attn_robotics.systems.gaze.baselines import FixedTimesBaseline, NearestFaceBaseline, ServoBaseline
-from attn_robotics.systems.gaze.cdr import CdrError, read_gaze_target, read_joint_state, read_joint_trajectory
+from attn_robotics.systems.gaze.cdr import (
+    CdrError,
+    read_gaze_state,
+    read_joint_state,
+    read_joint_trajectory,
+    read_transforms,
+)
 from attn_robotics.systems.gaze.command import GazeLog
-from attn_robotics.systems.gaze.joint_log import read_log, write_log
+from attn_robotics.systems.gaze.joint_log import match_aims, read_log, write_log
 from attn_robotics.systems.gaze.planner import GazePlanner
 from attn_robotics.systems.gaze.profile import load_profile
 from attn_robotics.systems.gaze.saccades import find_saccades
-from attn_robotics.systems.gaze.score import latencies, score_log
+from attn_robotics.systems.gaze.score import latencies, response_times, score_log
 from attn_robotics.systems.gaze.session import standard_session
 
 PROFILE = load_profile()
@@ -76,7 +83,7 @@ def test_a_trajectory_becomes_points_in_time():
 @given(st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_garbage_is_refused_and_never_read_past_its_end(data):
-    for read in (read_joint_state, read_joint_trajectory, read_gaze_target):
+    for read in (read_joint_state, read_joint_trajectory, read_gaze_state, read_transforms):
         try:
             read(data)
         except CdrError:
@@ -119,6 +126,24 @@ def test_saccades_of_a_log_at_100_hz_are_measured_as_at_200(ours):
     fine, coarse = find_saccades(ours), find_saccades(thin)
     assert abs(fine.onset.size - coarse.onset.size) <= 0.05 * fine.onset.size + 1
     assert np.median(coarse.peak) == pytest.approx(np.median(fine.peak), rel=0.05)
+
+
+def test_only_a_saccade_towards_the_target_answers_and_only_a_target_elsewhere_asks(ours):
+    saccades = find_saccades(ours)
+    assert response_times(ours, saccades).size > 20
+    first, aim = float(ours.command[3]), ours.aim[3]
+    renamed = np.array([first + 1.2])  # the same place under another name, when gaze is there
+    log = replace(ours, command=renamed, aim=aim[None])
+    assert response_times(log, saccades).size == 0
+    away = replace(ours, command=np.array([first]), aim=-aim[None])
+    assert response_times(away, saccades).size == 0, 'the saccade went elsewhere'
+
+
+def test_aims_belong_to_the_change_they_follow_at_once():
+    times, aims = match_aims([1.0, 2.0, 3.0], [(1.05, 10.0, 0.0), (2.5, 5.0, 5.0), (3.0, -4.0, 1.0)])
+    assert times.tolist() == [1.0, 2.0, 3.0] and np.isnan(aims[1]).all()
+    assert aims[[0, 2]].tolist() == [[10.0, 0.0], [-4.0, 1.0]]
+    assert match_aims([1.0], [])[1].shape == (0, 2)
 
 
 def test_latency_counts_only_saccades_that_follow_soon():

@@ -1,4 +1,4 @@
-"""A floor on which node tests stand their robots, without physics."""
+"""What node tests stand in for robots, without physics: a floor with wheeled ones, and a head."""
 
 import math
 
@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Twist
+from sensor_msgs.msg import JointState
 from tf2_msgs.msg import TFMessage
+from trajectory_msgs.msg import JointTrajectory
 
+from attn_robotics.conversions import gaze as gaze_messages
 from attn_robotics.conversions.grids import to_occupancy_grid
 from attn_robotics.conversions.poses import to_pose_stamped, to_transforms
-from attn_robotics.conversions.stamps import to_stamp
+from attn_robotics.conversions.stamps import to_seconds, to_stamp
+from attn_robotics.nodes.gaze import Gaze
 from attn_robotics.ros import qos
 from attn_robotics.simulation.grid import GridFrame
+from attn_robotics.systems.gaze.profile import load_profile
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.weights_file import write_weights
@@ -119,3 +124,57 @@ def runtime(graph, tmp_path):
     client.put('identity')
     yield client
     Held.free.set()
+
+
+class Head:
+    """Goes where trajectories send it, tells its joints 50 times a second, and remembers every command."""
+
+    def __init__(self, graph):
+        self.graph, self.row, self.profile = graph, np.zeros(6), load_profile()
+        self.follows, self.tells = True, True
+        self.commands = []  # (stamp [s], row (6,))
+        self._joints = graph.tester.create_publisher(JointState, 'joint_states', qos.SENSOR)
+        graph.tester.create_subscription(JointTrajectory, 'joint_trajectory', self._on_trajectory, qos.COMMAND)
+        graph.tester.create_timer(0.02, self._tell)
+
+    def now(self):
+        return self.graph.tester.get_clock().now().nanoseconds * 1e-9
+
+    def stamp(self, ago=0.0):
+        return to_stamp(self.now() - ago)
+
+    def target(self, name='wall', yaw=20.0, pitch=0.0, distance=1.5, frame='neck_base', **fields):
+        return gaze_messages.to_gaze_target(name, (yaw, pitch), distance, self.stamp(), frame, **fields)
+
+    def gaze_yaw(self):
+        return self.row[0] + self.row[2]
+
+    def largest_jump(self):
+        """Most that the commanded neck moved between two commands beyond what its speed allows [deg]."""
+        fastest = max(self.profile.joints[axis].velocity for axis in ('neck_yaw', 'neck_pitch'))
+        jumps = [
+            np.abs(b[:2] - a[:2]).max() - fastest * 0.05  # a late step covers at most 50 ms
+            for (_, a), (_, b) in zip(self.commands, self.commands[1:], strict=False)
+        ]
+        return max(jumps, default=-math.inf)
+
+    def _on_trajectory(self, message):
+        _, points = gaze_messages.from_trajectory(self.profile, message)
+        self.commands.append((to_seconds(message.header.stamp), points[-1]))
+        if self.follows:
+            self.row = points[-1]
+
+    def _tell(self):
+        if self.tells:
+            self._joints.publish(gaze_messages.to_joint_state(self.profile, self.row, self.stamp()))
+
+
+@pytest.fixture
+def head(graph):
+    return Head(graph)
+
+
+@pytest.fixture
+def gaze(graph):
+    """Start a gaze node; without faces, since a detector costs a process."""
+    return lambda **parameters: graph.start(Gaze, **{'faces': False, 'selection': 'rules', 'idle': False, **parameters})

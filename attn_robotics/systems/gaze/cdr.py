@@ -50,6 +50,14 @@ class CdrReader:
         self._at += n
         return raw.rstrip(b'\0').decode('utf-8', 'replace')
 
+    def byte(self) -> int:
+        """A uint8."""
+        return int(self._take('B', 1))
+
+    def double(self) -> float:
+        """A float64."""
+        return self._take('d', 8)
+
     def doubles(self) -> Array:
         """A sequence of float64."""
         return np.array([self._take('d', 8) for _ in range(self.count())], dtype=np.float64)
@@ -102,8 +110,20 @@ def read_joint_trajectory(data: bytes) -> list[JointSample]:
     return samples
 
 
-def read_gaze_target(data: bytes) -> tuple[float, str]:
-    """Stamp [s] and id of attn_robotics_interfaces/msg/GazeTarget (its first fields)."""
+def read_gaze_state(data: bytes) -> tuple[float, str]:
+    """Stamp [s] and target of attn_robotics_interfaces/msg/GazeState (its first fields)."""
     reader = CdrReader(data)
     stamp = reader.header()
+    reader.byte()
     return stamp, reader.text()
+
+
+def read_transforms(data: bytes) -> list[tuple[float, str, Array]]:
+    """Stamp [s], child frame and translation (3,) [m] of every transform in a tf2_msgs/msg/TFMessage."""
+    reader = CdrReader(data)
+    transforms = []
+    for _ in range(reader.count()):
+        stamp, child = reader.header(), reader.text()
+        values = [reader.double() for _ in range(7)]  # translation, then the quaternion
+        transforms.append((stamp, child, np.array(values[:3])))
+    return transforms

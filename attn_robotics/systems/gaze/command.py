@@ -83,6 +83,7 @@ class GazeLog:
     eye: Array  # (T, 2) deg
     lids: Array  # (T,) closure
     command: Array = field(default_factory=lambda: np.zeros(0))  # (K,) s when targets changed; empty if unknown
+    aim: Array = field(default_factory=lambda: np.zeros((0, 2)))  # (K, 2) deg to the new targets; empty if unknown
 
     @property
     def gaze(self) -> Array:

@@ -20,12 +20,13 @@ from attn_robotics.systems.gaze.core import CoreResult, GazeCore
 from attn_robotics.systems.gaze.detector import HaarDetector
 from attn_robotics.systems.gaze.entities import SOUND, Entity
 from attn_robotics.systems.gaze.head_sim import HeadSim
-from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person
+from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person, default_people
 from attn_robotics.systems.gaze.planner import PERIOD, GazePlanner
 from attn_robotics.systems.gaze.profile import load_profile
 from attn_robotics.systems.gaze.results import Row, write_results
 from attn_robotics.systems.gaze.score import score_log
 from attn_robotics.systems.gaze.selector import AttentionSelector
+from attn_robotics.systems.gaze.selectors import make_selector
 from attn_robotics.systems.gaze.tracker import FaceTracker, TrackedFace
 
 FRAME_RATE = 20.0  # Hz of the camera and of the video
@@ -43,16 +44,6 @@ class TalkResult:
     faces_found: float  # share of visible faces in images that were placed
 
 
-def default_people(n: int, seed: int) -> list[Person]:
-    """Two to four people in an arc."""
-    rng = np.random.default_rng(seed)
-    places = np.linspace(-32, 32, n) if n > 1 else [0.0]
-    return [
-        Person(f'p{i}', seed * 10 + i, float(a), float(rng.uniform(0.9, 1.4)), float(rng.uniform(1.5, 1.62)))
-        for i, a in enumerate(places)
-    ]
-
-
 def run_conversation(
     seconds: float = 20.0, *, n_people: int = 3, seed: int = 0, video: Path | None = None, show: bool = False
 ) -> TalkResult:
@@ -64,12 +55,12 @@ def run_conversation(
     rng = np.random.default_rng([seed, 3])
     sim, detector = HeadSim(people), HaarDetector()
     profile = load_profile('eyes_neck_lids')
-    core = GazeCore(profile, GazePlanner(profile, seed=seed), AttentionSelector())
+    core = GazeCore(profile, GazePlanner(profile, seed=seed), make_selector('attention'))
     camera = Camera.from_field_of_view(*IMAGE, FOV)
     tracker = FaceTracker(camera)
     writer = _open_video(video) if video else None
     waiting: deque[tuple[float, float, list[TrackedFace]]] = deque()
-    rows, times, errors, commands = [], [], [], []
+    rows, times, errors, commands, aims = [], [], [], [], []
     speaker, until, begun, looked_at = 0, 0.0, 0.0, ''
     right = counted = seen = visible = 0
     next_frame = 0.0
@@ -89,6 +80,7 @@ def run_conversation(
             if result.command.target_id != looked_at:
                 looked_at = result.command.target_id
                 commands.append(t)
+                aims.append((result.target.yaw, result.target.pitch) if result.target is not None else (0.0, 0.0))
             sim.set_axes(result.command.points[-1])
             core.observe_head(t, *map(float, result.command.points[-1, :4]))
             rows.append(result.command.points)
@@ -114,7 +106,8 @@ def run_conversation(
         if writer is not None:
             writer.release()
     track = np.concatenate(rows)
-    log = GazeLog(np.concatenate(times), track[:, :2], track[:, 2:4], track[:, 5], np.array(commands))
+    aim = np.array(aims).reshape(-1, 2)
+    log = GazeLog(np.concatenate(times), track[:, :2], track[:, 2:4], track[:, 5], np.array(commands), aim)
     return TalkResult(log, right / max(counted, 1), float(np.median(errors or [np.nan])), seen / max(visible, 1))
 
 
@@ -174,7 +167,7 @@ def _picture(sim: HeadSim, image: Any, boxes: Any, core: GazeCore, result: CoreR
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--seconds', type=float, default=20.0)
+    parser.add_argument('--seconds', type=float, default=120.0, help='scores need two minutes')
     parser.add_argument('--people', type=int, default=3, choices=(2, 3, 4))
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--video', type=Path, help='write a video here (.mp4)')

@@ -1,16 +1,10 @@
-"""Faces without any download: OpenCV 4's Haar cascade, whose files ship in its wheel, in a process of its own.
+"""Faces without any download: OpenCV 4's Haar cascade, whose files ship in its wheel.
 
-OpenCV 5 ships no cascade files, hence `opencv-python-headless<5`. A process, not a thread: detection holds the
-interpreter for tens of milliseconds and would shake a 100 Hz loop beside it.
+OpenCV 5 ships no cascade files, hence `opencv-python-headless<5`. `detector_process.py` runs it beside a control loop.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import queue
-import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,96 +106,3 @@ class HaarDetector:
             if best is not None and all(abs(best.x - b.x) + abs(best.y - b.y) > 0.5 * best.width for b in boxes):
                 boxes.append(best)
         return boxes
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Faces of one image; `error` tells why there are none."""
-
-    stamp: float
-    boxes: tuple[Box, ...]
-    error: str = ''
-
-
-def _next(inbox: Any) -> Any:
-    """The next item; None also when the parent has died, which the queue cannot tell."""
-    parent = multiprocessing.parent_process()
-    while True:
-        try:
-            return inbox.get(timeout=1.0)
-        except queue.Empty:
-            if parent is not None and not parent.is_alive():
-                return None
-
-
-def _work(inbox: Any, outbox: Any) -> None:
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
-    os.nice(5)
-    cv2.setNumThreads(1)
-    try:
-        detector = HaarDetector()
-    except RuntimeError as error:
-        outbox.put(Detections(0.0, (), str(error)))
-        return
-    while (item := _next(inbox)) is not None:
-        stamp, image = item
-        try:
-            outbox.put(Detections(stamp, tuple(detector.detect(image))))
-        except (ValueError, cv2.error) as error:
-            outbox.put(Detections(stamp, (), ' '.join(str(error).split())))
-
-
-class DetectorProcess:
-    """Runs the detector beside the control loop.
-
-    One image at a time: those that come meanwhile are dropped and counted, so that the next one taken is a fresh one.
-    """
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context('spawn')
-        self._inbox = context.Queue(1)
-        self._outbox = context.Queue()
-        self._process = context.Process(target=_work, args=(self._inbox, self._outbox), daemon=True)
-        self._process.start()
-        self.dropped = 0
-        self._busy = False
-
-    def submit(self, stamp: float, image: Image) -> bool:
-        """Hand over an image; False when the detector is still busy, and the image is dropped."""
-        if self._busy:
-            self.dropped += 1
-            return False
-        self._inbox.put_nowait((stamp, image))
-        self._busy = True
-        return True
-
-    def poll(self, timeout: float = 0.0) -> list[Detections]:
-        """Everything finished since the last call; waits at most `timeout` seconds for the first."""
-        results: list[Detections] = []
-        try:
-            results.append(self._outbox.get(timeout > 0.0, timeout or None))
-            while True:
-                results.append(self._outbox.get_nowait())
-        except queue.Empty:
-            self._busy = self._busy and not results
-            return results
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process still runs."""
-        return self._process.is_alive()
-
-    def close(self) -> None:
-        """End the process."""
-        try:
-            self._inbox.put(None, timeout=0.5)
-        except queue.Full:
-            self._process.terminate()
-        self._process.join(2.0)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join()
-        self._inbox.close()
-        self._outbox.close()

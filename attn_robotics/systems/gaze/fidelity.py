@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from scipy.linalg import sqrtm
 
 from attn_robotics.systems.gaze.human import ONSET_SPEED, Array
+from attn_robotics.systems.gaze.learned import MotionModel, draw_tracks
 from attn_robotics.systems.gaze.style import Style
-from attn_robotics.systems.gaze.teacher import RATE, Conditions
+from attn_robotics.systems.gaze.teacher import RATE, Conditions, play
 
 DRAWS: Final = 10
 Sampler = Callable[[Conditions, Style, np.random.Generator], Array]
@@ -94,6 +96,18 @@ def compare(
         'end_error_p95': float(np.percentile(own[:, 5], 95)),
         'saccade_share': float((own[:, 1] > 0).mean()),
     }
+
+
+def compare_model(
+    path: Path, temperature: float = 1.0, n: int = 300, *, safe: bool = True, style_known: bool = True
+) -> dict[str, float]:
+    """`compare` for the weights at `path` against the motor model, with or without the analytic layer."""
+    model = MotionModel(path)
+
+    def draw(conditions: Conditions, style: Style, rng: np.random.Generator) -> Array:
+        return draw_tracks(model, conditions, style, rng, temperature=temperature, safe=safe)
+
+    return compare(draw, play, n=n, style_known=style_known)
 
 
 def _spread(drawn: Array) -> float:

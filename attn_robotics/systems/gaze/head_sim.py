@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attn_robotics.systems.gaze.head_mjcf import to_mjcf
 from attn_robotics.systems.gaze.head_world import (
     IMAGE,
     NECK,
@@ -16,7 +17,6 @@ from attn_robotics.systems.gaze.head_world import (
     face_images,
     joint_positions,
     person_quaternion,
-    to_mjcf,
 )
 from attn_robotics.systems.gaze.human import Array
 from attn_robotics.systems.gaze.profile import AXES

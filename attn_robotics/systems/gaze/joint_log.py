@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,18 @@ import numpy as np
 from attn_robotics.systems.gaze.cdr import (
     CdrError,
     JointSample,
-    read_gaze_target,
+    read_gaze_state,
     read_joint_state,
     read_joint_trajectory,
+    read_transforms,
 )
 from attn_robotics.systems.gaze.command import GazeLog
+from attn_robotics.systems.gaze.human import Array
+from attn_robotics.systems.gaze.pose_history import angles
 from attn_robotics.systems.gaze.profile import AXES, Profile
 
+TARGET_FRAME = 'gaze_target'  # as the gaze node calls it unless told otherwise
+AIM_WITHIN = 0.1  # s
 COLUMNS = ('t', *AXES)
 
 
@@ -25,9 +31,10 @@ def read_log(path: Path, profile: Profile) -> GazeLog:
     """Read a log.
 
     Args:
-        path: a bag folder or .mcap file with JointState (preferred) or JointTrajectory, and GazeTarget if recorded;
+        path: a bag folder or .mcap file with JointState (preferred) or JointTrajectory, and GazeState and /tf, which
+            tell when and where to gaze was sent, if recorded;
             or .npz / .csv with columns t [s], neck_yaw, neck_pitch, eyes_yaw, eyes_pitch [deg] and lids [0 to 1],
-            missing columns meaning missing joints, and in NPZ optionally `command` [s].
+            missing columns meaning missing joints, and in NPZ optionally `command` [s] and `aim` [deg].
         profile: names, signs and kinds of the joints in a bag.
 
     Raises:
@@ -64,6 +71,7 @@ def write_log(path: Path, log: GazeLog) -> None:
         eyes_pitch=log.eye[:, 1],
         lids=log.lids,
         command=log.command,
+        aim=log.aim.ravel(),
     )
     part.replace(path)
 
@@ -82,7 +90,10 @@ def _assemble(columns: dict[str, np.ndarray], path: Path) -> GazeLog:
     t, body = t[keep], body[keep]
     if t.size < 100:
         raise ValueError(f'{path}: only {t.size} usable samples; at least 100 are needed')
-    return GazeLog(t, body[:, :2], body[:, 2:4], body[:, 5], np.sort(columns.get('command', np.zeros(0))))
+    command, aim = columns.get('command', np.zeros(0)), columns.get('aim', np.zeros(0)).reshape(-1, 2)
+    in_order = np.argsort(command, kind='stable')
+    aim = aim[in_order] if aim.shape[0] == command.size else np.zeros((0, 2))
+    return GazeLog(t, body[:, :2], body[:, 2:4], body[:, 5], command[in_order], aim)
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
@@ -102,6 +113,7 @@ def _read_bag(path: Path, profile: Profile) -> dict[str, np.ndarray]:
     states: list[JointSample] = []
     plans: list[JointSample] = []
     targets: list[tuple[float, str]] = []
+    aims: list[tuple[float, float, float]] = []
     broken = 0
     try:
         with path.open('rb') as stream:
@@ -112,8 +124,13 @@ def _read_bag(path: Path, profile: Profile) -> dict[str, np.ndarray]:
                         states.append(read_joint_state(message.data))
                     elif kind == 'trajectory_msgs/msg/JointTrajectory':
                         plans += read_joint_trajectory(message.data)
-                    elif kind == 'attn_robotics_interfaces/msg/GazeTarget':
-                        targets.append(read_gaze_target(message.data))
+                    elif kind == 'attn_robotics_interfaces/msg/GazeState':
+                        targets.append(read_gaze_state(message.data))
+                    elif kind == 'tf2_msgs/msg/TFMessage':
+                        for stamp, child, point in read_transforms(message.data):
+                            if child == TARGET_FRAME:
+                                yaw, pitch = angles(point - np.array(profile.eye_offset))
+                                aims.append((stamp, float(yaw), float(pitch)))
                 except CdrError:
                     broken += 1
     except McapError as error:
@@ -122,7 +139,8 @@ def _read_bag(path: Path, profile: Profile) -> dict[str, np.ndarray]:
     for samples in (states, plans):
         columns = _columns(samples, axis_of)
         if columns is not None:
-            columns['command'] = _changes(targets)
+            columns['command'], aim = match_aims(_changes(targets), aims)
+            columns['aim'] = aim.ravel()
             return columns
     wanted = ', '.join(sorted(axis_of))
     raise ValueError(f'{path}: no joint messages for {wanted} ({broken} undecodable); is this the right --profile?')
@@ -144,11 +162,31 @@ def _columns(samples: list[JointSample], axis_of: dict[str, tuple[str, float]]) 
     return {'t': t} | {axis: np.interp(t, rows[:, 0], rows[:, 1]) for axis, rows in tracks.items()}
 
 
-def _changes(targets: list[tuple[float, str]]) -> np.ndarray:
+def match_aims(changes: Sequence[float], aims: Sequence[tuple[float, float, float]]) -> tuple[Array, Array]:
+    """Times of the changes (K,) [s] and where gaze was sent with each (K, 2) [deg].
+
+    Args:
+        changes: when another target was chosen [s].
+        aims: time [s], yaw and pitch [deg] of the target, told now and then.
+
+    Returns:
+        A change whose target was not told within 0.1 s has NaN; without any told the second is empty, for unknown.
+    """
+    times = np.array(sorted(changes), dtype=np.float64)
+    told = np.array(sorted(aims), dtype=np.float64).reshape(-1, 3)
+    if not told.shape[0]:
+        return times, np.zeros((0, 2))
+    index = np.minimum(np.searchsorted(told[:, 0], times - 1e-6), told.shape[0] - 1)
+    late = told[index, 0] - times
+    fresh = (late > -1e-6) & (late < AIM_WITHIN)
+    return times, np.where(fresh[:, None], told[index, 1:], np.nan)
+
+
+def _changes(targets: list[tuple[float, str]]) -> list[float]:
     """Times at which the target's id changed."""
     times, last = [], None
     for stamp, name in sorted(targets):
         if name != last:
             times.append(stamp)
         last = name
-    return np.array(times)
+    return times

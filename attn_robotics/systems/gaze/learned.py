@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 from safetensors.numpy import load, save
 
 from attn_robotics.systems.gaze.human import Array
-from attn_robotics.systems.gaze.motor import Limits, clip_eye, head_amplitude
+from attn_robotics.systems.gaze.motor import Limits, eye_inside, head_amplitude
 from attn_robotics.systems.gaze.style import Style
 from attn_robotics.systems.gaze.teacher import (
     HISTORY,
@@ -186,35 +188,72 @@ class Rollout:
     def _secure(self, rows: Array) -> Array:
         """Limits of range and speed; once the saccade is over, the eye makes up for the head (VOR)."""
         body = self._body
-        out = rows.copy()
-        for k in range(1, rows.shape[1]):
-            before = out[:, k - 1]
-            turn = np.clip(rows[:, k, 2:] - rows[:, k - 1, 2:], -body.head_speed / RATE, body.head_speed / RATE)
-            slow = np.hypot(turn[:, 0], turn[:, 1]) * RATE < _SETTLING_SPEED
-            settles = (self._landed & slow)[:, None]
-            turn = np.where(settles, turn + _SETTLING_RATE * np.clip(self._head_end - before[:, 2:], -2.0, 2.0), turn)
-            head = np.clip(before[:, 2:] + turn, body.head_low, body.head_high)
-            step = np.clip(rows[:, k, :2] - rows[:, k - 1, :2], -body.eye_speed / RATE, body.eye_speed / RATE)
-            eye = before[:, :2] + step
-            speed = np.hypot(*np.moveaxis(head - before[:, 2:], -1, 0)) * RATE
-            gaze, last = eye + head, before[:, :2] + before[:, 2:]
-            rate = np.hypot(*np.moveaxis(gaze - last, -1, 0)) * RATE
-            error = np.hypot(*np.moveaxis(gaze - self.conditions.target, -1, 0))
-            self._moved |= rate > _HOLD_SPEED
-            lands = self._moved & ~self._landed & (rate < _HOLD_SPEED) & (error < _HOLD_ERROR)
-            # A landing further off than people's is corrected while the hold is blended in.
-            pull = np.minimum(1.0, _LANDING_ERROR / np.maximum(error, 1e-9))[:, None]
-            near = self.conditions.target + (gaze - self.conditions.target) * pull
-            self._landing = np.where(lands[:, None], near, self._landing)
-            self._landed |= lands
-            held = clip_eye(self._landing - head, speed, body)
-            # The hold is blended in, so that whatever the network drew just before goes over without a step.
-            self._since = np.where(self._landed, self._since + 1.0 / RATE, 0.0)
-            share = np.clip(self._since / _BLEND, 0.0, 1.0)[:, None]
-            free = clip_eye(eye, speed, body)
-            out[:, k, :2] = np.where(self._landed[:, None], share * held + (1.0 - share) * free, free)
-            out[:, k, 2:] = head
+        out = np.ascontiguousarray(rows)
+        _secure(
+            out,
+            np.ascontiguousarray(self.conditions.target),
+            self._head_end,
+            self._moved,
+            self._landed,
+            self._landing,
+            self._since,
+            (*body.eye_range, body.eye_speed, body.head_speed, *body.head_low, *body.head_high),
+        )
         return out[:, 1:]
+
+
+@njit(cache=True)
+def _secure(
+    rows: Array,
+    target: Array,
+    head_end: Array,
+    moved: npt.NDArray[np.bool_],
+    landed: npt.NDArray[np.bool_],
+    landing: Array,
+    since: Array,
+    body: tuple[float, ...],
+) -> None:
+    """`Rollout._secure` in place: rows (N, K + 1, 4), the first of which is the last of before."""
+    across, up, down, eye_speed, head_speed, low_yaw, low_pitch, high_yaw, high_pitch = body
+    eye_step, head_step = eye_speed / RATE, head_speed / RATE
+    for i in range(rows.shape[0]):
+        drawn = rows[i, 0].copy()  # what the network drew for the point before, which its increments start from
+        for k in range(1, rows.shape[1]):
+            before, now = rows[i, k - 1], rows[i, k]
+            turn_yaw = min(max(now[2] - drawn[2], -head_step), head_step)
+            turn_pitch = min(max(now[3] - drawn[3], -head_step), head_step)
+            if landed[i] and math.hypot(turn_yaw, turn_pitch) * RATE < _SETTLING_SPEED:
+                turn_yaw += _SETTLING_RATE * min(max(head_end[i, 0] - before[2], -2.0), 2.0)
+                turn_pitch += _SETTLING_RATE * min(max(head_end[i, 1] - before[3], -2.0), 2.0)
+            yaw = min(max(before[2] + turn_yaw, low_yaw), high_yaw)
+            pitch = min(max(before[3] + turn_pitch, low_pitch), high_pitch)
+            eye_yaw = before[0] + min(max(now[0] - drawn[0], -eye_step), eye_step)
+            eye_pitch = before[1] + min(max(now[1] - drawn[1], -eye_step), eye_step)
+            speed = math.hypot(yaw - before[2], pitch - before[3]) * RATE
+            gaze_yaw, gaze_pitch = eye_yaw + yaw, eye_pitch + pitch
+            rate = math.hypot(gaze_yaw - before[0] - before[2], gaze_pitch - before[1] - before[3]) * RATE
+            way_yaw, way_pitch = gaze_yaw - target[i, 0], gaze_pitch - target[i, 1]
+            error = math.hypot(way_yaw, way_pitch)
+            moved[i] |= rate > _HOLD_SPEED
+            if moved[i] and not landed[i] and rate < _HOLD_SPEED and error < _HOLD_ERROR:
+                # A landing further off than people's is corrected while the hold is blended in.
+                pull = min(1.0, _LANDING_ERROR / max(error, 1e-9))
+                landing[i, 0], landing[i, 1] = target[i, 0] + way_yaw * pull, target[i, 1] + way_pitch * pull
+                landed[i] = True
+            eye_yaw, eye_pitch = eye_inside(eye_yaw, eye_pitch, speed, across, up, down)
+            if landed[i]:
+                # The hold is blended in, so that whatever the network drew just before goes over without a step.
+                since[i] += 1.0 / RATE
+                share = min(since[i] / _BLEND, 1.0)
+                held_yaw, held_pitch = eye_inside(
+                    landing[i, 0] - yaw, landing[i, 1] - pitch, speed, across, up, down
+                )  # fmt: skip
+                eye_yaw, eye_pitch = (
+                    share * held_yaw + (1.0 - share) * eye_yaw,
+                    share * held_pitch + (1.0 - share) * eye_pitch,
+                )
+            drawn[:] = now
+            now[0], now[1], now[2], now[3] = eye_yaw, eye_pitch, yaw, pitch
 
 
 def draw_tracks(

@@ -10,7 +10,8 @@ from attn_robotics.systems.gaze.human import BLINK_RATE
 
 BLINK_DURATION = 0.15  # s
 DOWN_SHARE = 1.0 / 3.0  # of the duration
-MIN_GAP = 0.3  # s between two blinks
+MIN_GAP = 0.3  # s between a blink and a spontaneous one
+REOPENING = 0.05  # s between a blink and one with a shift
 
 
 def closure(since_onset: float) -> float:
@@ -29,12 +30,18 @@ class Blinker:
         self._rng = rng
         self._credit = 0.0
         self._gap = self._draw_gap()
-        self._onset = -math.inf
+        self._onset = self._before = self._planned = -math.inf
 
-    def plan(self, onset: float) -> None:
-        """Blink at `onset` [s], unless a blink is under way then."""
-        if onset - self._onset > BLINK_DURATION + MIN_GAP:
-            self._onset = onset
+    def plan(self, now: float, onset: float) -> None:
+        """Blink with the shift in preparation at `onset` [s], NaN for not; replaces what was planned for it before.
+
+        A blink that has begun is not begun again. People blink with large shifts even if they have just blinked.
+        """
+        if self._planned > now:
+            self._onset = self._before
+        self._planned = -math.inf
+        if onset - self._onset > BLINK_DURATION + REOPENING:
+            self._before, self._onset, self._planned = self._onset, onset, onset
             self._credit = 0.0
 
     def step(self, t: float, dt: float, *, speaking: bool = False) -> float:

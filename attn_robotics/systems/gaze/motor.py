@@ -7,15 +7,18 @@ as its dynamic range lets it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from attn_robotics.systems.gaze.human import EYE_RANGE, Array, blink_probability
 from attn_robotics.systems.gaze.saccade import progress, shape
 from attn_robotics.systems.gaze.style import Draws, Style
 
 KNEE = 4.0  # deg, softness of the head hinge
+Pair = tuple[float, float]
 MIN_EYE_RANGE = 0.05  # share of the range that is left however fast the head
 
 
@@ -43,13 +46,28 @@ def clip_eye(eye: Array, head_speed: Array, limits: Limits) -> Array:
     Returns:
         (..., 2) eye inside the range.
     """
-    yaw, up, down = limits.eye_range
-    if min(yaw, up, down) <= 0.0:
-        return np.zeros_like(eye)
-    scale = np.maximum(1.0 - head_speed / 600.0, MIN_EYE_RANGE)
-    tall = np.where(eye[..., 1] >= 0.0, up, down)
-    reach = np.hypot(eye[..., 0] / yaw, eye[..., 1] / tall) / scale
-    return np.asarray(eye / np.maximum(reach, 1.0)[..., None])
+    eye = np.asarray(eye, dtype=np.float64)
+    clipped = np.ascontiguousarray(eye).reshape(-1, 2).copy()
+    speed = np.array(np.broadcast_to(head_speed, eye.shape[:-1]), dtype=np.float64).ravel()
+    _clip_eyes(clipped, speed, *limits.eye_range)
+    return clipped.reshape(eye.shape)
+
+
+@njit(cache=True)
+def eye_inside(yaw: float, pitch: float, head_speed: float, across: float, up: float, down: float) -> Pair:
+    """`clip_eye` of one eye position, for compiled loops."""
+    if min(across, up, down) <= 0.0:
+        return 0.0, 0.0
+    scale = max(1.0 - head_speed / 600.0, MIN_EYE_RANGE)
+    reach = max(math.hypot(yaw / across, pitch / (up if pitch >= 0.0 else down)) / scale, 1.0)
+    return yaw / reach, pitch / reach
+
+
+@njit(cache=True)
+def _clip_eyes(eye: Array, head_speed: Array, across: float, up: float, down: float) -> None:
+    """`clip_eye` of (K, 2) in place."""
+    for k in range(eye.shape[0]):
+        eye[k, 0], eye[k, 1] = eye_inside(eye[k, 0], eye[k, 1], head_speed[k], across, up, down)
 
 
 def head_amplitude(offset: Array, style: Style, *, auditory: bool = False, eye_end: float = 30.0) -> Array:
@@ -72,19 +90,35 @@ class HeadMove:
 
     def state(self, t: Array) -> tuple[Array, Array, Array]:
         """Position, speed and acceleration at times t (N, T), each (N, T, 2)."""
-        span = self.duration[:, None]
-        x = np.clip((t - self.onset[:, None]) / span, 0.0, 1.0)[..., None]
-        span = span[..., None]
-        p, v, a = self.start[:, None], self.speed[:, None] * span, self.acceleration[:, None] * span**2
-        gap = self.end[:, None] - p
-        c3 = 10.0 * gap - 6.0 * v - 1.5 * a
-        c4 = -15.0 * gap + 8.0 * v + 1.5 * a
-        c5 = 6.0 * gap - 3.0 * v - 0.5 * a
-        position = p + x * (v + x * (0.5 * a + x * (c3 + x * (c4 + x * c5))))
-        speed = (v + x * (a + x * (3 * c3 + x * (4 * c4 + x * 5 * c5)))) / span
-        bend = (a + x * (6 * c3 + x * (12 * c4 + x * 20 * c5))) / span**2
-        moving = (x < 1.0) & (t >= self.onset[:, None])[..., None]
-        return position, np.where(moving, speed, 0.0), np.where(moving, bend, 0.0)
+        n, steps = t.shape
+        out = np.empty((3, n, steps, 2))
+        _quintics(
+            self.start, self.speed, self.acceleration, self.end, self.onset, self.duration, np.array(t, np.float64), out
+        )
+        return out[0], out[1], out[2]
+
+
+@njit(cache=True)
+def _quintics(
+    start: Array, speed: Array, bend: Array, end: Array, onset: Array, duration: Array, t: Array, out: Array
+) -> None:
+    """`HeadMove.state` into `out` (3, N, T, 2): one loop, since a tick of one head would drown in small numpy calls."""
+    for i in range(t.shape[0]):
+        span = duration[i]
+        for j in range(2):
+            p, v, a = start[i, j], speed[i, j] * span, bend[i, j] * span * span
+            gap = end[i, j] - p
+            c3 = 10.0 * gap - 6.0 * v - 1.5 * a
+            c4 = -15.0 * gap + 8.0 * v + 1.5 * a
+            c5 = 6.0 * gap - 3.0 * v - 0.5 * a
+            for k in range(t.shape[1]):
+                x = min(max((t[i, k] - onset[i]) / span, 0.0), 1.0)
+                out[0, i, k, j] = p + x * (v + x * (0.5 * a + x * (c3 + x * (c4 + x * c5))))
+                if x < 1.0 and t[i, k] >= onset[i]:
+                    out[1, i, k, j] = (v + x * (a + x * (3.0 * c3 + x * (4.0 * c4 + x * 5.0 * c5)))) / span
+                    out[2, i, k, j] = (a + x * (6.0 * c3 + x * (12.0 * c4 + x * 20.0 * c5))) / span**2
+                else:
+                    out[1, i, k, j] = out[2, i, k, j] = 0.0
 
 
 def still_head(head: Array) -> HeadMove:

@@ -23,6 +23,8 @@ SUBSTEP: Final = 0.005  # s between the points of a command
 LOST_AFTER: Final = 2.0  # s without a valid target until the head goes back to rest
 CATCH_UP: Final = 2.5  # deg of pursuit error that calls for a saccade
 STEP_SIZE: Final = 0.5  # deg of a new target that is worth a saccade
+LONGEST_PREPARATION: Final = 0.6  # s by which targets that keep changing can put a saccade off
+BETWEEN: Final = 0.1  # s at least from one saccade to the onset of the next, however long that was prepared
 PURSUIT_SPEED: Final = 40.0  # deg/s
 PURSUIT_LAG: Final = 0.08  # s
 PURSUIT_DEAD_ZONE: Final = 0.7  # deg: the human undershoot is left alone
@@ -84,12 +86,13 @@ class GazePlanner:
         self._measured: Array | None = None
         self._t = 0.0
         self._goal = Target('', 0.0, 0.0)
-        self._valid_at = -math.inf
+        self._valid_at = self._came_at = -math.inf
+        self._prepared_at = 0.0
         self._aim: tuple[str, float, float] = ('', 0.0, 0.0)
         self._aimed_at = np.zeros(2)
         self._drift = np.zeros(2)
         self._vergence = 0.0
-        self._shift = self._plan(np.zeros(2), still_head(np.zeros((1, 2))), np.zeros(2), latency=-10.0)
+        self._shift = self._rest_at(np.zeros(2))
 
     def set_profile(self, profile: Profile) -> None:
         """Take over new limits of the same axes while running; the head comes back inside at its allowed speed."""
@@ -113,8 +116,7 @@ class GazePlanner:
         for axis, value in zip(AXES, (*head, *eye), strict=False):
             if axis in self.safety.axes:
                 self.safety.axes[axis] = AxisLimiter(self.profile.joints[axis], value if math.isfinite(value) else 0.0)
-        pose = self.head
-        self._shift = self._plan(pose, still_head(pose[None]), pose, latency=-10.0)
+        self._shift = self._rest_at(self.head)
         self._aim = ('', math.nan, math.nan)  # of no target: the next step decides afresh
 
     def step(
@@ -195,6 +197,8 @@ class GazePlanner:
             pitch_low = low[1] - 0.9 * self._limits.eye_range[2]
             pitch_high = high[1] + 0.9 * self._limits.eye_range[1]
             pitch = min(max(target.pitch, pitch_low), pitch_high)
+            if target.id != self._goal.id:
+                self._came_at = self._t
             self._goal = replace(target, yaw=yaw, pitch=pitch, distance=min(max(target.distance, 0.15), 1e3))
             self._valid_at = self._t
         elif target is not None:
@@ -215,11 +219,8 @@ class GazePlanner:
         wanted = np.array([goal.yaw + offset[0], goal.pitch + offset[1]])
         onset, end = float(shift.onset[0]), float(shift.onset[0] + shift.duration[0])
         if t < onset - FREEZE:
-            # Still preparing: the saccade may be aimed anew, but it does not start later for that.
             if math.hypot(*(wanted - self._aimed_at)) > STEP_SIZE:
-                left = max(onset - t, FREEZE)
-                self._shift = self._plan(wanted, shift.head_before, shift.gaze_before[0], latency=left)
-                self._aim = aim
+                self._aim_anew(aim, wanted, onset - t)
             return
         if t < end:
             return  # ballistic: a newer target waits until the saccade is over
@@ -230,10 +231,7 @@ class GazePlanner:
         eccentric = math.hypot(*(held - shift.head.end[0])) if self.profile.has_eyes else 0.0
         is_far = resting and eccentric > self._limits.eye_end + 3.0 and self._head_can_help(held, shift.head.end[0])
         if size > (STEP_SIZE if aim != self._aim else CATCH_UP) or is_far:
-            self._shift = self._plan(wanted, shift.head, held)
-            self._aim = aim
-            if np.isfinite(self._shift.blink_onset[0]):
-                self._blinker.plan(float(self._shift.blink_onset[0]))
+            self._prepare(aim, wanted, shift.head, held)
             return
         lag = math.hypot(*(wanted - held))
         if lag > PURSUIT_DEAD_ZONE:
@@ -244,19 +242,54 @@ class GazePlanner:
         reach = np.clip(held, self._limits.head_low, self._limits.head_high) - head
         return math.hypot(*reach) > 1.0
 
-    def _plan(self, wanted: Array, head: HeadMove, gaze: Array, latency: float | None = None) -> Shift:
+    def _prepare(self, aim: tuple[str, float, float], wanted: Array, head: HeadMove, gaze: Array) -> None:
+        """Plan a new shift."""
+        draws = self._draw()
+        if aim[0] != self._aim[0]:
+            # The next saccade is prepared while the last one runs (double-step experiments): waiting counts.
+            waited = self._t - max(self._came_at, self._prepared_at)
+            draws = replace(draws, latency=np.maximum(draws.latency - waited, BETWEEN))
+        self._prepared_at = self._t
+        self._shift = self._plan(wanted, head, gaze, draws)
+        self._aim = aim
+        self._blinker.plan(self._t, float(self._shift.blink_onset[0]))
+
+    def _aim_anew(self, aim: tuple[str, float, float], wanted: Array, left: float) -> None:
+        """Aim the shift in preparation elsewhere, `left` seconds before its onset.
+
+        A better look at the same target does not put it off; another target has its own latency, but targets that keep
+        changing cannot put it off for ever. Chance is not drawn again for the same target: it is the same shift.
+        """
+        shift = self._shift
+        if aim[0] != self._aim[0]:
+            draws = self._draw()
+            latest = self._prepared_at + LONGEST_PREPARATION - self._t
+            left = max(left, min(float(draws.latency[0]), latest))
+        else:
+            draws = self._draws
+        draws = replace(draws, latency=np.array([max(left, FREEZE)]))
+        self._shift = self._plan(wanted, shift.head_before, shift.gaze_before[0], draws)
+        self._aim = aim
+        self._blinker.plan(self._t, float(self._shift.blink_onset[0]))
+
+    def _draw(self) -> Draws:
         auditory = self._goal.modality == 'auditory'
-        draws = Draws.draw(self._rng, 1, auditory=auditory, scatter=self._scatter)
-        if latency is not None:
-            draws = replace(draws, latency=np.array([latency]))
-        style = self.style if self._goal.id else _REST_STYLE
-        now = np.array([self._t])
-        shift = self._source(
-            wanted[None], gaze[None], head, now, style, draws, limits=self._limits, auditory=auditory
-        )  # fmt: skip
+        return Draws.draw(self._rng, 1, auditory=auditory, scatter=self._scatter)
+
+    def _plan(self, wanted: Array, head: HeadMove, gaze: Array, draws: Draws) -> Shift:
+        self._draws = draws
         self._aimed_at = wanted
         self._drift = np.zeros(2)
-        return shift
+        style = self.style if self._goal.id else _REST_STYLE
+        auditory, now = self._goal.modality == 'auditory', np.array([self._t])
+        return self._source(
+            wanted[None], gaze[None], head, now, style, draws, limits=self._limits, auditory=auditory
+        )  # fmt: skip
+
+    def _rest_at(self, pose: Array) -> Shift:
+        """A shift that is over, with eyes and head at rest."""
+        draws = replace(Draws.draw(self._rng, 1, scatter=False), latency=np.array([-10.0]))
+        return self._plan(pose, still_head(pose[None]), pose, draws)
 
     def _move(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -44,18 +45,32 @@ class Row:
         return entry
 
 
-def write_results(path: Path, rows: Sequence[Row], command: str, seeds: Sequence[int]) -> None:
-    """Write rows with their conditions, atomically."""
+def machine() -> str:
+    """Processor, how many of them this process may use, and system."""
+    model = ''
+    if (path := Path('/proc/cpuinfo')).is_file():
+        model = next((line.split(':', 1)[1].strip() for line in path.open() if line.startswith('model name')), '')
+    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return f'{model or platform.machine()}, {count} processors, {platform.system()}'
+
+
+def conditions(seeds: Sequence[int]) -> dict[str, Any]:
+    """What a result depends on besides the code."""
     git = subprocess.run(
         ['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    conditions = {
+    return {
         'commit': git.stdout.strip() or None,
         'versions': {'python': sys.version.split()[0], 'numpy': np.__version__},
-        'machine': f'{platform.machine()} {platform.system()}',
+        'machine': machine(),
+        'load': round(os.getloadavg()[0], 2),
         'seeds': list(seeds),
     }
-    data = {'schema': 1, 'command': command, 'conditions': conditions, 'rows': [row.as_dict() for row in rows]}
+
+
+def write_results(path: Path, rows: Sequence[Row], command: str, seeds: Sequence[int]) -> None:
+    """Write rows with their conditions, atomically."""
+    data = {'schema': 1, 'command': command, 'conditions': conditions(seeds), 'rows': [row.as_dict() for row in rows]}
     part = path.with_name(path.name + '.part')
     part.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
     part.replace(path)

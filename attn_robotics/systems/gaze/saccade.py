@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
 from scipy.special import betainc, betaln
 
 from attn_robotics.systems.gaze.human import ONSET_SPEED, Array, acceleration_share, peak_speed, saccade_duration
@@ -59,18 +60,30 @@ def shape(amplitude: Array, vertical: Array) -> tuple[Array, Array, Array]:
     Returns:
         Duration [s] and the exponents a and b, each (...).
     """
-    size = np.clip(np.asarray(amplitude, dtype=np.float64), _SIZES[0], _SIZES[-1])
-    row = np.clip(np.searchsorted(_SIZES, size) - 1, 0, _SIZES.size - 2)
-    u = (size - _SIZES[row]) / (_SIZES[row + 1] - _SIZES[row])
-    place = np.clip(np.asarray(vertical, dtype=np.float64), 0.0, 1.0) * (_VERTICAL.size - 1)
-    column = np.minimum(place.astype(np.int64), _VERTICAL.size - 2)
-    w = place - column
-    duration, a, b = (
-        (1 - u) * ((1 - w) * grid[row, column] + w * grid[row, column + 1])
-        + u * ((1 - w) * grid[row + 1, column] + w * grid[row + 1, column + 1])
-        for grid in _table()
-    )
+    size = np.asarray(amplitude, dtype=np.float64)
+    part = np.broadcast_to(np.asarray(vertical, dtype=np.float64), size.shape)
+    out = np.empty((3, size.size))
+    _look_up(size.ravel(), np.array(part).ravel(), _SIZES, _VERTICAL.size, *_table(), out)
+    duration, a, b = out.reshape(3, *size.shape)
     return duration, a, b
+
+
+@njit(cache=True)
+def _look_up(
+    size: Array, vertical: Array, sizes: Array, columns: int, duration: Array, a: Array, b: Array, out: Array
+) -> None:
+    """Bilinear interpolation in the three tables into `out` (3, K)."""
+    for k in range(size.size):
+        s = min(max(size[k], sizes[0]), sizes[-1])
+        row = min(max(np.searchsorted(sizes, s) - 1, 0), sizes.size - 2)
+        u = (s - sizes[row]) / (sizes[row + 1] - sizes[row])
+        place = min(max(vertical[k], 0.0), 1.0) * (columns - 1)
+        column = min(int(place), columns - 2)
+        w = place - column
+        for i, grid in enumerate((duration, a, b)):
+            low = (1.0 - w) * grid[row, column] + w * grid[row, column + 1]
+            high = (1.0 - w) * grid[row + 1, column] + w * grid[row + 1, column + 1]
+            out[i, k] = (1.0 - u) * low + u * high
 
 
 def progress(x: Array, a: Array, b: Array) -> Array:

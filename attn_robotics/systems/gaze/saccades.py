@@ -13,6 +13,7 @@ from attn_robotics.systems.gaze.human import ONSET_SPEED, Array
 RATE: Final = 500.0  # Hz to which a log is interpolated
 MERGE: Final = 0.02  # s between two parts of one saccade
 HEAD_ONSET_SPEED: Final = 5.0  # deg/s
+HEAD_LAG: Final = 0.3  # s after eye onset; a head that starts later does so for another reason
 HEAD_WINDOW: Final = 1.2  # s after onset in which the head's part is counted
 
 
@@ -28,8 +29,10 @@ class Saccades:
     skew: Array  # share of the duration before the peak
     offset: Array  # deg from where the head pointed before to where gaze landed
     head_share: Array  # part of `offset` that the head took; NaN when another shift cut in
-    head_delay: Array  # s from eye to head onset; NaN where the head stays
+    head_delay: Array  # s from eye to head onset; NaN where the head stays, or starts long after
     slip: Array  # deg RMS of gaze while the head still turns after landing; NaN where it does not
+    end_yaw: Array  # deg, where gaze was at the end
+    end_pitch: Array  # deg
     blinked: Array  # 1 when the lids closed within 0.25 s of onset, NaN without lids
 
 
@@ -66,7 +69,7 @@ def find_saccades(log: GazeLog, min_amplitude: float = 1.0) -> Saccades:
             continue
         following = merged[i + 1][0] if i + 1 < len(merged) else t.size
         rows.append(_measure(t, gaze, head, speed, head_speed, lids, first, last, following, amplitude))
-    table = np.array(rows).reshape(-1, 11)
+    table = np.array(rows).reshape(-1, 13)
     return Saccades(*table.T)
 
 
@@ -96,6 +99,7 @@ def _measure(
     if stopped and (fresh or not moving.size):
         share = float((head[window - 1] - head[lead]) @ offset) / distance**2
     delay = (moving[0] + lead - first) / RATE if fresh else np.nan
+    delay = delay if delay < HEAD_LAG else np.nan
     landed = np.arange(last + int(0.02 * RATE), window)
     turning = landed[head_speed[landed] > 20.0] if landed.size else landed
     slip = np.nan
@@ -116,5 +120,7 @@ def _measure(
         share,
         delay,
         slip,
+        float(gaze[last, 0]),
+        float(gaze[last, 1]),
         blinked,
     ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from attn_robotics.systems.gaze.command import GazeLog
 from attn_robotics.systems.gaze.human import (
+    BLINK_RATE,
     LATENCY_MEAN,
     LATENCY_SD,
     Array,
@@ -35,8 +36,11 @@ SKEW_SD: Final = 0.10
 SHARE_SD: Final = 0.15  # spread between people in the reconstruction, 0.11 to 0.19
 SLIP_SD: Final = 0.5  # deg; gaze is read by people to about 4 deg, the target for slip is 0.2
 BLINK_SD: Final = 0.15
+# Spontaneous blinks, too, fall into the window of 0.25 s on either side of an onset in which lids count as closed.
+CHANCE_BLINK: Final = 1.0 - math.exp(-BLINK_RATE * 0.55)
 DELAY_MEAN: Final = 0.05  # s from eye to head as measured, the head crossing its threshold late
 DELAY_SD: Final = 0.04
+SMALLEST_COMMAND: Final = 5.0  # deg from gaze to a new target
 LOG_RATIO_SD: Final = 0.5  # a spread 1.6 times too large or small counts as one SD
 
 
@@ -89,7 +93,30 @@ def _spread(values: Array, expected: float) -> float:
     return min(3.0, abs(math.log(max(ratio, 1e-6))) / LOG_RATIO_SD)
 
 
-def latencies(onset: Array, command: Array, longest: float = 1.0) -> Array:
+def response_times(log: GazeLog, saccades: Saccades, longest: float = 0.6) -> Array:
+    """Time from each command to the saccade that answers it, within `longest` seconds [s].
+
+    Where the log tells directions, only a target more than 5 deg away from gaze asks for a shift (the same face under
+    a new name does not), and only a saccade that takes away half of the distance answers; one to somewhere else was
+    under way already. Otherwise the first saccade counts. What takes longer than 0.6 s is no reaction, by the custom of
+    saccadometry.
+    """
+    if log.aim.shape[0] != log.command.size:
+        return latencies(saccades.onset, log.command, longest)
+    ends = np.stack([saccades.end_yaw, saccades.end_pitch], axis=-1)
+    gaze = np.stack([np.interp(log.command, log.t, log.gaze[:, k]) for k in (0, 1)], axis=-1)
+    times = []
+    for begun, aim, start in zip(log.command, log.aim, gaze, strict=True):
+        way = float(np.hypot(*(aim - start)))
+        if way > SMALLEST_COMMAND:
+            soon = (saccades.onset >= begun) & (saccades.onset < begun + longest)
+            answers = soon & (np.hypot(*(ends - aim).T) < 0.5 * way)
+            if answers.any():
+                times.append(float(saccades.onset[answers.argmax()] - begun))
+    return np.array(times)
+
+
+def latencies(onset: Array, command: Array, longest: float = 0.6) -> Array:
     """Time from each command to the first saccade after it, where one follows within `longest` seconds [s]."""
     index = np.searchsorted(onset, command)
     found = index < onset.size
@@ -101,8 +128,9 @@ def score_log(log: GazeLog) -> Score:
     """Score a log.
 
     Axes: main_sequence (peak against the published law, per bin), skew, head_share, vor (RMS slip after landing),
-    blink (coupled blinks against the published chance), latency (mean and spread from command to saccade where
-    commands are logged, else eye to head), diversity (spread of the eye-head delay and of the latency).
+    blink (blinks about an onset against the published chance, spontaneous ones included), latency (mean and spread from
+    command to the saccade that answers, where commands are logged, else eye to head), diversity (spread of the eye-head
+    delay and of the latency).
     """
     s = find_saccades(log)
     size = s.amplitude
@@ -119,9 +147,11 @@ def score_log(log: GazeLog) -> Score:
     large = (size > 10.0) & np.isfinite(s.blinked)
     coupling = math.nan
     if large.sum() > 4:
-        coupling = float(s.blinked[large].mean() - blink_probability(size[large]).mean()) / BLINK_SD
+        with_shift = blink_probability(size[large])
+        expected = with_shift + (1.0 - with_shift) * CHANCE_BLINK
+        coupling = float(s.blinked[large].mean() - expected.mean()) / BLINK_SD
     delay = s.head_delay[size > 10.0]
-    wait = latencies(s.onset, log.command)
+    wait = response_times(log, s)
     if log.command.size > 4:
         mean, spread, n_wait = (float(wait.mean()) if wait.size else math.inf), _spread(wait, LATENCY_SD), wait.size
         latency = 0.5 * min(3.0, abs(mean - LATENCY_MEAN) / LATENCY_SD) + 0.5 * spread

@@ -17,7 +17,7 @@ def standard_session(controller: Controller, *, seconds: float = 300.0, seed: in
     """
     rng = np.random.default_rng(seed)
     place = np.zeros(2)
-    t, points, times, commands, until, k = 0.0, [], [], [], 0.0, 0
+    t, points, times, commands, aims, until, k = 0.0, [], [], [], [], 0.0, 0
     target = Target('0', 0.0, 0.0)
     for step in range(round(seconds / PERIOD)):
         t = (step + 1) * PERIOD
@@ -27,11 +27,12 @@ def standard_session(controller: Controller, *, seconds: float = 300.0, seed: in
             target = Target(str(k), float(place[0]), float(place[1]))
             until = t + rng.uniform(1.4, 3.5)
             commands.append(t)
+            aims.append(place)
         command = controller.step(t, target)
         points.append(command.points)
         times.append(t - PERIOD + PERIOD * np.arange(1, len(command.points) + 1) / len(command.points))
     rows = np.concatenate(points)
-    return GazeLog(np.concatenate(times), rows[:, :2], rows[:, 2:4], rows[:, 5], np.array(commands))
+    return GazeLog(np.concatenate(times), rows[:, :2], rows[:, 2:4], rows[:, 5], np.array(commands), np.array(aims))
 
 
 def _next_place(rng: np.random.Generator, place: np.ndarray) -> np.ndarray:

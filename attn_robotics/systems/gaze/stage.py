@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.command import GazeLog
-from attn_robotics.systems.gaze.conversation import ON_TARGET, default_people
+from attn_robotics.systems.gaze.conversation import ON_TARGET
 from attn_robotics.systems.gaze.head_sim import HeadSim
-from attn_robotics.systems.gaze.head_world import FOV, IMAGE, Person
+from attn_robotics.systems.gaze.head_world import EYE_MIDDLE, FOV, IMAGE, Person, default_people
 from attn_robotics.systems.gaze.human import Array
+from attn_robotics.systems.gaze.joint_log import match_aims
+from attn_robotics.systems.gaze.pose_history import angles
 
 FRAME_RATE: Final = 20.0  # Hz of camera and video
 SETTLED: Final = 0.7  # s after a turn began from which gaze should be on the speaker
@@ -58,6 +60,7 @@ class Stage:
         self._times: list[Array] = []
         self._rows: list[Array] = []
         self._changes: list[float] = []
+        self._aims: list[tuple[float, float, float]] = []
         self._on_speaker = self._counted = 0
 
     def move(self, t: float) -> None:
@@ -88,6 +91,11 @@ class Stage:
     def note_change(self, t: float) -> None:
         """Another target was chosen at `t`."""
         self._changes.append(t)
+
+    def note_aim(self, t: float, point: Array) -> None:
+        """What is looked at from `t` on is at a point (3,) in the neck frame."""
+        yaw, pitch = angles(point - np.array(EYE_MIDDLE))
+        self._aims.append((t, float(yaw), float(pitch)))
 
     def view(self) -> npt.NDArray[np.uint8] | None:
         """The head camera's RGB image; None, and `problem` set, when rendering fails."""
@@ -127,7 +135,7 @@ class Stage:
         """Everything the head did."""
         track = np.concatenate([np.zeros((0, 6)), *self._rows])
         times = np.concatenate([np.zeros(0), *self._times])
-        return GazeLog(times, track[:, :2], track[:, 2:4], track[:, 5], np.array(self._changes))
+        return GazeLog(times, track[:, :2], track[:, 2:4], track[:, 5], *match_aims(self._changes, self._aims))
 
     def close(self) -> None:
         """Free the renderers; from the thread that drew."""

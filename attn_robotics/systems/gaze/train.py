@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,6 +38,78 @@ def make_data(sequences: int, seed: int, chunk: int, device: torch.device) -> tu
     return torch.cat(inputs).to(device), torch.cat(outputs).to(device)
 
 
+def rate_factor(progress: float) -> float:
+    """Learning rate relative to its peak: rises over the first 5 % of a training, then falls as a cosine."""
+    return max(min(progress / 0.05, 0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0))), 1e-3)
+
+
+class Run:
+    """One network in training.
+
+    Args:
+        config: network.
+        data: conditions and increments of `make_data`.
+        batch: chunks a step.
+        seed: of the weights.
+    """
+
+    def __init__(self, config: MotionConfig, data: tuple[Tensor, Tensor], *, batch: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.config, self.batch = config, batch
+        self.condition, self.wanted = data
+        device = self.condition.device
+        self.model = MotionNetwork(config).to(device)
+        on_gpu = device.type == 'cuda'
+        # On a GPU rate and step count live there, so that a captured step can follow them.
+        self.rate = torch.zeros((), device=device)
+        rate = self.rate if on_gpu else 0.0
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=rate, capturable=on_gpu, fused=on_gpu)
+        self.sums: dict[str, Tensor] = {}
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream: torch.cuda.Stream | None = None
+
+    def set_rate(self, rate: float) -> None:
+        """Learning rate of the next steps."""
+        self.rate.fill_(rate)
+        if not self.condition.is_cuda:
+            for group in self.optimizer.param_groups:
+                group['lr'] = rate
+
+    def step(self, rows: Tensor) -> None:
+        """One update on these chunks; adds the loss's parts to `sums`."""
+        loss, parts = self.model.loss(self.condition[rows], self.wanted[rows])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        for name, value in parts.items():
+            if name in self.sums:
+                self.sums[name].add_(value)
+            else:
+                self.sums[name] = value.clone()
+
+    def random_step(self) -> None:
+        """One update on random chunks: queued on a stream of its own, as one CUDA graph, where there is a GPU."""
+        if self._graph is not None:
+            with torch.cuda.stream(self._stream):
+                self._graph.replay()
+        else:
+            self.step(torch.randint(self.condition.shape[0], (self.batch,), device=self.condition.device))
+
+    def capture(self) -> None:
+        """Record `random_step` as a CUDA graph, after a few steps that warm up."""
+        self._stream = torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for _ in range(3):
+                self.random_step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(graph, stream=self._stream):
+            self.random_step()
+        self._graph = graph
+
+
 def _save_state(path: Path, model: MotionNetwork, optimizer: torch.optim.Adam, epoch: int, command: str) -> None:
     state = {f'model.{name}': value.contiguous() for name, value in model.state_dict().items()}
     for i, entry in optimizer.state_dict()['state'].items():
@@ -54,14 +127,14 @@ def _load_state(path: Path, model: MotionNetwork, optimizer: torch.optim.Adam, s
         meta = file.metadata()
     if meta['settings'] != settings:
         raise ValueError(f'{path} belongs to other settings; use another --out or remove it')
-    state = load_file(path, device=str(next(model.parameters()).device))
+    state = load_file(path)
     model.load_state_dict({k.removeprefix('model.'): v for k, v in state.items() if k.startswith('model.')})
     packed = optimizer.state_dict()
     packed['state'] = {}
     for name, value in state.items():
         if name.startswith('optimizer.'):
             _, index, key = name.split('.')
-            packed['state'].setdefault(int(index), {})[key] = value.cpu() if key == 'step' else value
+            packed['state'].setdefault(int(index), {})[key] = value
     optimizer.load_state_dict(packed)
     return int(meta['epoch'])
 
@@ -93,10 +166,8 @@ def train(
         time_limit: shorten the schedule to this many seconds (the result then depends on the machine's speed).
         show: progress bar.
     """
-    torch.manual_seed(seed)
-    condition, wanted = make_data(sequences, seed, config.chunk, device)
-    model = MotionNetwork(config).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    run = Run(config, make_data(sequences, seed, config.chunk, device), batch=batch, seed=seed)
+    model, optimizer, condition = run.model, run.optimizer, run.condition
     settings = json.dumps([asdict(config), sequences, epochs, batch, rate, seed])
     state_path = out.with_suffix('.state')
     first = _load_state(state_path, model, optimizer, settings) if state_path.is_file() else 0
@@ -108,20 +179,12 @@ def train(
     for epoch in bar:
         torch.manual_seed(seed * 100003 + epoch)
         order = torch.randperm(condition.shape[0], device=device)
-        sums: dict[str, Tensor] = {}
+        run.sums.clear()
         for k in range(per_epoch):
             progress = max((epoch * per_epoch + k) / total, (time.perf_counter() - begun) / time_limit)
-            factor = min(progress / 0.05, 0.5 + 0.5 * float(np.cos(np.pi * progress)))
-            for group in optimizer.param_groups:
-                group['lr'] = rate * max(factor, 1e-3)
-            rows = order[k * batch : (k + 1) * batch]
-            loss, parts = model.loss(condition[rows], wanted[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            for name, value in parts.items():
-                sums[name] = sums.get(name, value.new_zeros(())) + value
-        facts = {name: float(value) / per_epoch for name, value in sums.items()}
+            run.set_rate(rate * rate_factor(progress))
+            run.step(order[k * batch : (k + 1) * batch])
+        facts = {name: float(value) / per_epoch for name, value in run.sums.items()}
         bar.set_postfix(facts)
         _save_state(state_path, model, optimizer, epoch + 1, settings)
         if time.perf_counter() - begun > time_limit:
