@@ -48,7 +48,7 @@ FUTURE_S = 10.0  # a stamp further ahead belongs to another clock, not to a late
 class SparcFleetParams(PlannerParams):
     """Tunables of the fleet node."""
 
-    horizon: int = param(3, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
+    horizon: int = param(6, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0, read_only=True
     )

@@ -45,7 +45,7 @@ class SparcRobotParams(PlannerParams):
     """Tunables of the robot node."""
 
     robot: str = param('robot_0', 'This robot.', read_only=True)
-    horizon: int = param(3, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
+    horizon: int = param(6, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         3.0, 'A robot silent for this long is an obstacle [s of wall time].', low=0.5, high=60.0, read_only=True
     )
