@@ -111,7 +111,6 @@ class SparcFleet(AttnNode):
         self._timer = self.create_timer(1.0 / p.control_rate, self._control, autostart=False)
         self._last_control_s: float | None = None
         self._last_sent = np.zeros((p.robots, 2))
-        self._quiet = np.zeros(p.robots, np.int64)
 
     def activate(self) -> None:
         """Start to drive."""
@@ -280,17 +279,15 @@ class SparcFleet(AttnNode):
 
     # Outputs.
     def _command(self, linear: NDArray[np.float64], angular: NDArray[np.float64]) -> None:
-        """Send what changed, and repeat the rest often enough for the robots' watchdogs."""
+        """Send what changed and what moves; robots' watchdogs and the simulator's clock wait for the latter."""
         velocities = np.stack([linear, angular], axis=1)
         velocities[self._stale()] = 0.0
         changed = (np.abs(velocities - self._last_sent) > 1e-3).any(axis=1)
         moving = (velocities != 0).any(axis=1)
-        self._quiet += 1
-        due = changed | (moving & (self._quiet >= 3))
+        due = changed | moving
         for robot in np.flatnonzero(due):
             self._commands[robot].publish(to_twist(*velocities[robot]))
         self._last_sent[due] = velocities[due]
-        self._quiet[due] = 0
 
     def _stale(self) -> NDArray[np.bool_]:
         """(N,) robots whose newest pose is too old to drive by: they would leave their cells before we notice."""
