@@ -167,8 +167,9 @@ class EmbeddedSimulatorNode(SimulationNode):
             if show is not None and tick % 2 == 0:
                 show()
             tick += 1
-            # Before somebody drives time need not hurry; later the factor may be set at run time.
-            self._pace.keep(CLOCK_PERIOD_S, self.params.real_time_factor if self._commanded_s >= 0 else 1.0)
+            # The factor may be set at run time; without a limit time still need not hurry before somebody drives.
+            limit = 0.0 if self._commanded_s >= 0 else 1.0
+            self._pace.keep(CLOCK_PERIOD_S, self.params.real_time_factor or limit)
 
     def _break(self) -> None:
         """Let robots fail whose time has come."""

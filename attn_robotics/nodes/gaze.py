@@ -444,9 +444,6 @@ class Gaze(AttnNode):
         names = ', '.join(self._profile.joints[axis].name for axis in ('neck_yaw', 'neck_pitch'))
         return f"no joint states of {names} on 'joint_states' yet; no command is sent"
 
-    def _now_s(self) -> float:
-        return float(self.get_clock().now().nanoseconds) * 1e-9
-
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""

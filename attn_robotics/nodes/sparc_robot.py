@@ -289,9 +289,6 @@ class SparcRobot(AttnNode):
         if self._image.get_subscription_count():
             self._image.publish(to_image(weights, frame_id=frame_id, stamp=stamp))
 
-    def _now_s(self) -> float:
-        return self.get_clock().now().nanoseconds * 1e-9
-
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""

@@ -12,15 +12,18 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.qos import qos_policy_name_from_kind
 from rclpy.signals import SignalHandlerOptions
 
 from attn_robotics.ros import qos
@@ -94,11 +97,39 @@ class AttnNode(LifecycleNode):
         """Level (a DiagnosticStatus constant), message and values for /diagnostics."""
         return DiagnosticStatus.OK, 'running', {}
 
+    # Connections: the middleware is silent when two ends don't fit, the usual reason for seeing nothing at all.
+    def create_subscription(self, msg_type: Any, topic: str, *args: Any, **options: Any) -> Any:
+        """As rclpy's; says when a publisher's QoS does not fit."""
+        if hasattr(self, 'dropped'):  # not yet when rclpy makes its own
+            tell = partial(self._on_misfit, topic, 'a publisher offers less than this node asks for, and is not heard')
+            options.setdefault('event_callbacks', SubscriptionEventCallbacks(incompatible_qos=tell))
+        return super().create_subscription(msg_type, topic, *args, **options)
+
+    def create_publisher(self, msg_type: Any, topic: str, *args: Any, **options: Any) -> Any:
+        """As rclpy's; says when a subscription's QoS does not fit."""
+        if hasattr(self, 'dropped'):
+            tell = partial(
+                self._on_misfit, topic, 'a subscription asks for more than this node offers, and hears nothing'
+            )
+            options.setdefault('event_callbacks', PublisherEventCallbacks(incompatible_qos=tell))
+        return super().create_publisher(msg_type, topic, *args, **options)
+
+    def _on_misfit(self, topic: str, what: str, event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        self.dropped[f'incompatible QoS on {topic}'] += 1
+        self.get_logger().warning(
+            f"incompatible QoS on '{topic}': {what} (policy {policy}); compare: ros2 topic info -v {topic}"
+        )
+
     # Lifecycle machinery.
     @property
     def is_active(self) -> bool:
         """Whether the node is in the active state."""
         return self._is_active
+
+    def _now_s(self) -> float:
+        """ROS time [s]."""
+        return self.get_clock().now().nanoseconds * 1e-9
 
     def _autostart(self) -> None:
         if self._autostart_timer is None:
