@@ -139,6 +139,7 @@ def everything(context) -> list:
         )
     planning = ('weights', 'device', 'backend')
     limits = {name: float(getattr(world.robot, name)) for name in LIMITS}
+    limits['robot_radius'] = float(world.robot.radius)
     if LaunchConfiguration('planner').perform(context) == 'robots':
         radio = {'message_loss': parameter('message_loss'), 'message_delay_s': parameter('message_delay')}
         for index, name in enumerate(world.names):

@@ -73,6 +73,10 @@ class RobotTransforms:
         origin = self._origin[robot]
         return None if origin is None else compose(origin, pose)
 
+    def origin(self, robot: int) -> Pose | None:
+        """Map-frame pose of a robot's odom frame, where it was switched on; None while nobody said."""
+        return self._origin[robot]
+
     def poses(self) -> NDArray[np.float64]:
         """(N, 3) map-frame poses, NaN where a link is missing."""
         return np.array([self.pose(robot) or (np.nan,) * 3 for robot in range(len(self._names))])

@@ -28,6 +28,8 @@ class PlannerParams:
     max_turn_rate: float = param(2.5, 'Turning limit [rad/s].', low=0.1, high=10.0, read_only=True)
     max_turn_acceleration: float = param(6.0, 'Turning acceleration [rad/s^2].', low=0.1, high=50.0, read_only=True)
 
+    robot_radius: float = param(0.3, "Radius of a robot's disc [m].", low=0.01, high=5.0, read_only=True)
+
     def load_policy(self) -> SparcPolicy:
         """Load the network; raises WeightsError or ValueError in one line."""
         return SparcPolicy.load(Path(self.weights).expanduser() if self.weights else None, self.device, self.backend)
@@ -39,5 +41,6 @@ class PlannerParams:
             max_acceleration=self.max_acceleration,
             max_turn_rate=self.max_turn_rate,
             max_turn_acceleration=self.max_turn_acceleration,
+            radius=self.robot_radius,
             latency_s=1.0 / self.control_rate,
         )

@@ -9,7 +9,6 @@ import array
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,12 +26,16 @@ from attn_robotics.conversions.poses import to_odometry, to_transforms
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.nodes._world import WorldParams
 from attn_robotics.ros import qos
-from attn_robotics.ros.lifecycle import AttnNode, run_node
+from attn_robotics.ros.lifecycle import run_node
 from attn_robotics.ros.parameters import param
+from attn_robotics.ros.simulation import Pace, SimulationNode
 from attn_robotics.simulation.embedded import EmbeddedSimulator, ViewerError
 from attn_robotics.simulation.faults import Faults, OdometryNoise, parse_outages
 
 CLOCK_PERIOD_S = 0.02
+ANSWER_S = 0.05  # [simulated s] after a command the next one is waited for: planners here send 20 a second
+IDLE_S = 0.3  # [simulated s] after this long without a command nobody drives
+WAIT_S = 0.1  # [wall s] longest wait for a command, between two steps
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class EmbeddedSimulatorParams(WorldParams):
     )
 
 
-class EmbeddedSimulatorNode(AttnNode):
+class EmbeddedSimulatorNode(SimulationNode):
     """The `simulator` node."""
 
     NAME = 'simulator'
@@ -86,11 +89,9 @@ class EmbeddedSimulatorNode(AttnNode):
         self._dropped = np.zeros(world.robots, bool)
         self._simulator = EmbeddedSimulator(world, body=p.body)  # type: ignore[arg-type]
         self._commands: dict[int, tuple[float, float]] = {}
-        self._guard_commands = threading.Lock()
-        self._real_time_factor = 0.0
-        self._failure = ''
-        self._thread: threading.Thread | None = None
-        self._runs = threading.Event()
+        self._news = threading.Condition()  # guards the commands
+        self._commanded_s = -np.inf  # simulated time of the newest command
+        self._pace = Pace()
         self._clock_out = self.create_publisher(Clock, '/clock', qos.CLOCK)
         self._tf = self.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
         self._contacts = self.create_publisher(UInt32, '~/contacts', qos.LATCHED)
@@ -107,19 +108,6 @@ class EmbeddedSimulatorNode(AttnNode):
             f'{world.frame.resolution:g} m'
         )
 
-    def activate(self) -> None:
-        """Let time run."""
-        self._runs.set()
-        self._thread = threading.Thread(target=self._run_guarded, name='simulation', daemon=True)
-        self._thread.start()
-
-    def deactivate(self) -> None:
-        """Stop time."""
-        self._runs.clear()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-
     def release(self) -> None:
         """Forget the world."""
         if not hasattr(self, '_listeners'):
@@ -133,11 +121,11 @@ class EmbeddedSimulatorNode(AttnNode):
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
         """Report time, speed and contacts."""
         simulator = self._simulator
-        if self._failure:
-            return DiagnosticStatus.ERROR, self._failure, {'simulated time [s]': f'{simulator.time:.1f}'}
+        if self.failure:
+            return DiagnosticStatus.ERROR, self.failure, {'simulated time [s]': f'{simulator.time:.1f}'}
         values = {
             'simulated time [s]': f'{simulator.time:.1f}',
-            'real-time factor': f'{self._real_time_factor:.2f}',
+            'real-time factor': f'{self._pace.real_time_factor:.2f}',
             'contact events': simulator.contact_events,
         }
         if simulator.contact_events:
@@ -150,21 +138,11 @@ class EmbeddedSimulatorNode(AttnNode):
         if not np.isfinite(command).all():
             self.drop('cmd_vel is not a number', self._world.names[robot])
             return
-        with self._guard_commands:
+        with self._news:
             self._commands[robot] = command
+            self._news.notify()
 
-    def _run_guarded(self) -> None:
-        """Run; whatever goes wrong ends the process, since a world whose time stands still helps nobody."""
-        try:
-            self._run()
-        except Exception as error:
-            self._failure = f'simulation failed: {type(error).__name__}: {" ".join(str(error).split())}'
-            self.get_logger().error(self._failure)
-            self._report()  # now, since the process ends before the next report is due
-            self.exit_code = 1
-            self.is_done = True
-
-    def _run(self) -> None:
+    def simulate(self) -> None:
         """Step, publish, keep pace."""
         p, simulator = self.params, self._simulator
         every_odom = max(1, round(1.0 / (p.odom_rate * CLOCK_PERIOD_S)))
@@ -172,10 +150,10 @@ class EmbeddedSimulatorNode(AttnNode):
         show = self._open_viewer()
         reported = -1
         tick = 0
-        due = since = time.perf_counter()
-        since_s = simulator.time
-        while self._runs.is_set():
+        self._pace = Pace()
+        while self.is_running:
             self._break()
+            self._await_commands()
             self._apply_commands()
             simulator.step(CLOCK_PERIOD_S)
             self._clock_out.publish(Clock(clock=to_stamp(simulator.time)))
@@ -189,15 +167,9 @@ class EmbeddedSimulatorNode(AttnNode):
             if show is not None and tick % 2 == 0:
                 show()
             tick += 1
-            now = time.perf_counter()
-            if now - since >= 1.0:
-                self._real_time_factor = (simulator.time - since_s) / (now - since)
-                since, since_s = now, simulator.time
-            factor = self.params.real_time_factor  # may be set at run time
-            if factor > 0:
-                due = max(due + CLOCK_PERIOD_S / factor, now - 0.1)  # never sprint to catch up for long
-                if due > now:
-                    time.sleep(due - now)
+            # The factor may be set at run time; without a limit time still need not hurry before somebody drives.
+            limit = 0.0 if self._commanded_s >= 0 else 1.0
+            self._pace.keep(CLOCK_PERIOD_S, self.params.real_time_factor or limit)
 
     def _break(self) -> None:
         """Let robots fail whose time has come."""
@@ -205,11 +177,23 @@ class EmbeddedSimulatorNode(AttnNode):
         simulator.stop(faults.stopped(simulator.time, robots))
         self._dropped = faults.dropped(simulator.time, robots)
 
+    def _await_commands(self) -> None:
+        """Let time stand still for a moment when whoever drives has not answered yet.
+
+        A planner that is short of computing time would otherwise drive by poses that are long past, and a run as fast
+        as the machine can would mostly be one without a planner.
+        """
+        silent_s = self._simulator.time - self._commanded_s
+        if ANSWER_S < silent_s < IDLE_S:
+            with self._news:
+                self._news.wait_for(lambda: self._commands or not self.is_running, WAIT_S)
+
     def _apply_commands(self) -> None:
         simulator = self._simulator
-        with self._guard_commands:
+        with self._news:
             commands, self._commands = self._commands, {}
         if commands:
+            self._commanded_s = simulator.time
             linear, angular = np.array([*commands.values()]).T
             simulator.command(linear, angular, [*commands])
 

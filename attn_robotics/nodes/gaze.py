@@ -237,9 +237,6 @@ class Gaze(AttnNode):
         values |= {'client': result.client, 'reason': result.reason}
         return DiagnosticStatus.OK, f'{result.command.phase.name.lower()} {result.command.target_id}'.strip(), values
 
-    def _now_s(self) -> float:
-        return float(self.get_clock().now().nanoseconds) * 1e-9
-
 
 def main(args: list[str] | None = None) -> int:
     """Run the node."""

@@ -26,8 +26,9 @@ from attn_robotics.conversions.frames import turned
 from attn_robotics.conversions.gaze import MessageError
 from attn_robotics.conversions.stamps import to_seconds, to_stamp
 from attn_robotics.ros import qos
-from attn_robotics.ros.lifecycle import AttnNode, run_node
+from attn_robotics.ros.lifecycle import run_node
 from attn_robotics.ros.parameters import param
+from attn_robotics.ros.simulation import Pace, SimulationNode
 from attn_robotics.systems.gaze.head_world import CAMERA
 from attn_robotics.systems.gaze.human import Array
 from attn_robotics.systems.gaze.joint_log import TARGET_FRAME, write_log
@@ -65,7 +66,7 @@ class GazeSimulatorParams:
     out: str = param('', 'Folder for gaze.mp4, joints.npz and score.json; empty writes nothing.', read_only=True)
 
 
-class GazeSimulator(AttnNode):
+class GazeSimulator(SimulationNode):
     """The `gaze_simulator` node."""
 
     NAME = 'gaze_simulator'
@@ -90,8 +91,6 @@ class GazeSimulator(AttnNode):
         self._changes: list[float] = []
         self._aims: list[tuple[float, Array]] = []
         self._missed = 0  # ticks without a command
-        self._runs = threading.Event()
-        self._thread: threading.Thread | None = None
         out = self.create_publisher
         self._clock_out = out(Clock, '/clock', qos.CLOCK)
         self._joints = out(JointState, 'joint_states', qos.SENSOR)
@@ -108,19 +107,6 @@ class GazeSimulator(AttnNode):
             self.create_subscription(TFMessage, '/tf', self._on_transforms, qos.TRANSFORMS),
             self.create_subscription(AttentionMap, 'gaze/attention', self._on_attention, qos.STATE),
         ]
-
-    def activate(self) -> None:
-        """Let time run."""
-        self._runs.set()
-        self._thread = threading.Thread(target=self._run, name='gaze_simulation', daemon=True)
-        self._thread.start()
-
-    def deactivate(self) -> None:
-        """Stop time."""
-        self._runs.clear()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
 
     def release(self) -> None:
         """Forget the scene."""
@@ -176,14 +162,10 @@ class GazeSimulator(AttnNode):
         self._shares = dict(zip(message.key_ids, weights.mean(axis=(0, 1)).tolist(), strict=True))
 
     # Time.
-    def _run(self) -> None:
+    def simulate(self) -> None:
         """Tell the time, wait for the answer, move, tell what is seen."""
         try:
             self._run_stage()
-        except Exception as error:
-            # A thread's exception would leave a launch that never ends.
-            self.get_logger().error(f'the simulation failed: {type(error).__name__}: {error}')
-            self.exit_code, self.is_done = 1, True
         finally:
             self._stage.close()
 
@@ -194,8 +176,8 @@ class GazeSimulator(AttnNode):
             self.get_logger().warning(f"{stage.problem}; people are told on 'people' instead of shown")
         video = VideoFile(self._out / 'gaze.mp4') if self._out is not None and view is not None else None
         self._tell_frames()
-        tick, due, waits_since = 0, time.perf_counter(), time.perf_counter()
-        while self._runs.is_set():
+        pace, tick, waits_since = Pace(), 0, time.perf_counter()
+        while self.is_running:
             talk_s = 0.0 if self._begun_s is None else self._clock_s - self._begun_s
             if p.seconds and talk_s >= p.seconds:
                 break
@@ -210,13 +192,10 @@ class GazeSimulator(AttnNode):
             self._clock_out.publish(Clock(clock=to_stamp(self._clock_s)))
             self._advance(talk_s)
             tick += 1
-            factor = self.params.real_time_factor
-            if factor > 0:
-                due = max(due + PERIOD_S / factor, time.perf_counter() - 0.1)
-                time.sleep(max(0.0, due - time.perf_counter()))
+            pace.keep(PERIOD_S, self.params.real_time_factor)
         if video is not None:
             video.close()
-        if self._runs.is_set() and self._begun_s is not None:
+        if self.is_running and self._begun_s is not None:
             self._finish()
 
     def _advance(self, talk_s: float) -> None:

@@ -152,9 +152,10 @@ class MissionNode(AttnNode):
         self._goals[robot].publish(to_pose_stamped((x, y), self.params.map_frame, stamp))
 
     def _on_transforms(self, message: TFMessage) -> None:
+        now_s = self._now_s()
         for robot, pose in self._transforms.take(message):
             if np.isfinite(pose).all():
-                self._mission.observe(robot, pose[:2], self._now_s())
+                self._mission.observe(robot, pose[:2], now_s)
 
     def _on_contacts(self, message: UInt32) -> None:
         self._mission.contacts = max(self._mission.contacts or 0, int(message.data))
@@ -170,6 +171,7 @@ class MissionNode(AttnNode):
             self._mission.contacts = self._counter.events
 
     def _on_status(self, message: FleetStatus) -> None:
+        self._mission.start(self._now_s())
         self._status[message.robot_ids[0] if len(message.robot_ids) == 1 else ''] = message
 
     def _on_attention(self, message: AttentionMap) -> None:
@@ -238,9 +240,6 @@ class MissionNode(AttnNode):
             except OSError as error:
                 self.get_logger().warning(f'no pictures of this run: {error}')
         self.get_logger().info(f'written: {folder}/{", ".join(written)}')
-
-    def _now_s(self) -> float:
-        return self.get_clock().now().nanoseconds * 1e-9
 
 
 def find_contacts() -> Any:

@@ -7,6 +7,7 @@ to whom.
 from __future__ import annotations
 
 import sys
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,9 +49,17 @@ FUTURE_S = 10.0  # a stamp further ahead belongs to another clock, not to a late
 class SparcFleetParams(PlannerParams):
     """Tunables of the fleet node."""
 
-    horizon: int = param(3, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
+    horizon: int = param(6, 'Decisions a robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         2.0, 'Without a pose for this long a robot is an obstacle [s].', low=0.2, high=60.0, read_only=True
+    )
+    start_s: float = param(
+        30.0,
+        'Start without robots that were never heard for this long, where their odometry begins is an obstacle '
+        '[s of wall time].',
+        low=0.5,
+        high=600.0,
+        read_only=True,
     )
     stale_s: float = param(
         0.3, 'With a pose older than this a robot waits for a newer one [s].', low=0.05, high=60.0, read_only=True
@@ -85,6 +94,7 @@ class SparcFleet(AttnNode):
         self._deciding = False
         self._decided: Decision | None = None
         self._problem = ''
+        self._since_s: float | None = None  # wall time at which the first robot was heard
         self._worker = LatestWorker(self._evaluate, self._on_evaluate_error, 'sparc_decision')
 
         self._held = [
@@ -103,15 +113,11 @@ class SparcFleet(AttnNode):
         self._attention = self.create_publisher(AttentionMap, '~/attention', qos.STATE)
         self._markers = self.create_publisher(MarkerArray, '~/attention_markers', qos.STATE)
         self._image = self.create_publisher(Image, '~/attention_image', qos.SENSOR)
-        self._planner = StepPlanner(
-            p.load_policy(),
-            seed=p.seed,
-        )
+        self._planner: StepPlanner | None = None  # loads weights of its own with the first call
         self._plan_step = DeferredService(self, PlanStep, '~/plan_step', self._on_plan_step, refusal, own_thread=True)
         self._timer = self.create_timer(1.0 / p.control_rate, self._control, autostart=False)
         self._last_control_s: float | None = None
         self._last_sent = np.zeros((p.robots, 2))
-        self._quiet = np.zeros(p.robots, np.int64)
 
     def activate(self) -> None:
         """Start to drive."""
@@ -167,17 +173,18 @@ class SparcFleet(AttnNode):
         self._map = (grid, frame)
 
     def _on_transforms(self, message: TFMessage) -> None:
+        now_s = self._now_s()
         for robot, pose in self._transforms.take(message):
             if self._fleet is None:
                 continue
-            ahead_s = self._transforms.stamps_s[robot] - self._now_s()
+            ahead_s = self._transforms.stamps_s[robot] - now_s
             if ahead_s > FUTURE_S:
                 self.drop('pose from the future', f'{self._names[robot]}: {ahead_s:.0f} s; is use_sim_time the same?')
                 continue
             if not np.isfinite(pose).all():
                 self.drop('pose is not a number', self._names[robot])
                 continue
-            self._fleet.observe(robot, pose, self._now_s())
+            self._fleet.observe(robot, pose, now_s)
         for name in self._transforms.strangers(message):
             self.drop('pose of an unknown robot', f'{name}; robots are {self._names[0]} to {self._names[-1]}')
 
@@ -204,9 +211,11 @@ class SparcFleet(AttnNode):
         """Answer one joint decision; this runs in the service's own thread."""
         response = deferred.response
         try:
+            if self._planner is None:
+                self._planner = StepPlanner(self.params.load_policy(), seed=self.params.seed)
             plan = self._planner.plan(*from_plan_step(request), reset=request.reset)
             to_plan_step(plan, response)
-        except ValueError as error:
+        except (ValueError, WeightsError) as error:
             self.dropped['bad plan_step'] += 1
             refusal(response, str(error))
         deferred.answer(response)
@@ -234,10 +243,10 @@ class SparcFleet(AttnNode):
 
     def _found_fleet(self) -> bool:
         """Build the fleet once the map and every robot are known."""
-        if self._map is None or self._transforms.missing():
+        poses = self._first_poses()
+        if self._map is None or poses is None:
             return False
         grid, frame = self._map
-        poses = self._transforms.poses()
         p = self.params
         config = FleetConfig(horizon=p.horizon, lost_s=p.lost_s, stall_s=p.stall_s, seed=p.seed)
         limits = p.limits()
@@ -249,11 +258,34 @@ class SparcFleet(AttnNode):
             return False
         self._problem = ''
         for robot in range(p.robots):
-            self._fleet.observe(robot, tuple(poses[robot]), self._now_s())
+            if self._transforms.pose(robot) is not None:  # the others are lost from the start
+                self._fleet.observe(robot, tuple(poses[robot]), self._now_s())
         for robot in self._goals:
             self._send_goal(robot)
         self.get_logger().info(f'fleet of {p.robots} on a {grid.shape[0]} x {grid.shape[1]} map')
         return True
+
+    def _first_poses(self) -> NDArray[np.float64] | None:
+        """(N, 3) where the robots stand; one that was never heard stands where its odometry begins, after a while.
+
+        Where even that is unknown everybody waits: it could stand anywhere.
+        """
+        poses = self._transforms.poses()
+        unheard = np.flatnonzero(np.isnan(poses[:, 0]))
+        if self._map is None or len(unheard) == len(poses):
+            self._since_s = None
+            return None
+        if len(unheard):
+            self._since_s = time.monotonic() if self._since_s is None else self._since_s
+            places = [self._transforms.origin(robot) for robot in unheard.tolist()]
+            if time.monotonic() - self._since_s < self.params.start_s or None in places:
+                return None
+            poses[unheard] = places
+            names = ', '.join(self._names[robot] for robot in unheard)
+            self.get_logger().warning(
+                f'never heard of {names} in {self.params.start_s:g} s: the others start without, it is an obstacle'
+            )
+        return poses
 
     def _change_map(self) -> None:
         """Take over obstacles that came or went, once."""
@@ -280,17 +312,15 @@ class SparcFleet(AttnNode):
 
     # Outputs.
     def _command(self, linear: NDArray[np.float64], angular: NDArray[np.float64]) -> None:
-        """Send what changed, and repeat the rest often enough for the robots' watchdogs."""
+        """Send what changed and what moves; robots' watchdogs and the simulator's clock wait for the latter."""
         velocities = np.stack([linear, angular], axis=1)
         velocities[self._stale()] = 0.0
         changed = (np.abs(velocities - self._last_sent) > 1e-3).any(axis=1)
         moving = (velocities != 0).any(axis=1)
-        self._quiet += 1
-        due = changed | (moving & (self._quiet >= 3))
+        due = changed | moving
         for robot in np.flatnonzero(due):
             self._commands[robot].publish(to_twist(*velocities[robot]))
         self._last_sent[due] = velocities[due]
-        self._quiet[due] = 0
 
     def _stale(self) -> NDArray[np.bool_]:
         """(N,) robots whose newest pose is too old to drive by: they would leave their cells before we notice."""
@@ -360,10 +390,12 @@ class SparcFleet(AttnNode):
         missing = self._transforms.missing()
         if not missing:
             return 'about to start'
-        return f'no transform {self.params.map_frame} -> {missing[0]}/base_link yet ({len(missing)} robots missing)'
-
-    def _now_s(self) -> float:
-        return self.get_clock().now().nanoseconds * 1e-9
+        line = f'no transform {self.params.map_frame} -> {missing[0]}/base_link yet ({len(missing)} robots missing)'
+        places = [self._transforms.origin(self._names.index(name)) for name in missing]
+        if self._since_s is not None and None in places:
+            name = missing[places.index(None)]
+            line += f'; nobody says where {name} stands, so all wait: start it, or set `robots` to those that are there'
+        return line
 
 
 def main(args: list[str] | None = None) -> int:

@@ -45,7 +45,7 @@ class SparcRobotParams(PlannerParams):
     """Tunables of the robot node."""
 
     robot: str = param('robot_0', 'This robot.', read_only=True)
-    horizon: int = param(3, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
+    horizon: int = param(6, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
     lost_s: float = param(
         3.0, 'A robot silent for this long is an obstacle [s of wall time].', low=0.5, high=60.0, read_only=True
     )
@@ -288,9 +288,6 @@ class SparcRobot(AttnNode):
             self._markers.publish(to_markers(row, xy, frame_id=frame_id, stamp=stamp, namespace=agent.name))
         if self._image.get_subscription_count():
             self._image.publish(to_image(weights, frame_id=frame_id, stamp=stamp))
-
-    def _now_s(self) -> float:
-        return self.get_clock().now().nanoseconds * 1e-9
 
 
 def main(args: list[str] | None = None) -> int:

@@ -24,6 +24,7 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ class World:
         """Number of robots."""
         return self.instance.robots
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """`robot_0`, `robot_1` and so on: also the namespaces of their topics."""
         return tuple(f'robot_{index}' for index in range(self.robots))

@@ -17,6 +17,7 @@ from tf2_msgs.msg import TFMessage
 
 from attn_robotics.conversions.poses import from_odometry, from_transform, to_twist
 from attn_robotics.conversions.stamps import to_seconds
+from attn_robotics.nodes import embedded_simulator
 from attn_robotics.nodes.embedded_simulator import EmbeddedSimulatorNode
 from attn_robotics.ros import qos
 from attn_robotics.simulation.embedded import EmbeddedSimulator, ViewerError
@@ -108,6 +109,18 @@ def test_a_command_moves_one_robot_and_the_watchdog_stops_it(graph, running):
     assert from_odometry(heard[-1])[0] > 0.1
     assert heard[-1].header.frame_id == 'robot_0/odom' and heard[-1].child_frame_id == 'robot_0/base_link'
     assert running._simulator.poses()[1, :2] == pytest.approx(running._world.start_xy[1], abs=1e-3)
+
+
+def test_time_waits_for_a_driver_that_is_late(graph, running, monkeypatch):
+    monkeypatch.setattr(embedded_simulator, 'WAIT_S', 60.0)
+    simulator = running._simulator
+    graph.say(to_twist(0.5, 0.0), 'robot_0/cmd_vel', qos.COMMAND)
+    graph.until(lambda: running._commanded_s >= 0, 'the command to take hold')
+    first_s = running._commanded_s
+    graph.settle()
+    assert simulator.time - first_s <= embedded_simulator.ANSWER_S + 0.02 + 1e-9
+    graph.say(to_twist(0.5, 0.0), 'robot_1/cmd_vel', qos.COMMAND)
+    graph.until(lambda: running._commanded_s > first_s and simulator.time > running._commanded_s, 'time to go on')
 
 
 @pytest.mark.parametrize('command', [(math.nan, 0.0), (0.0, math.inf)])

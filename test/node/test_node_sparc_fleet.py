@@ -5,9 +5,12 @@ import math
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import Twist
+from nav_msgs.msg import OccupancyGrid
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
 from visualization_msgs.msg import MarkerArray
@@ -15,6 +18,7 @@ from visualization_msgs.msg import MarkerArray
 from attn_robotics.conversions import attention as attention_messages
 from attn_robotics.conversions.attention import from_attention_map
 from attn_robotics.conversions.grids import to_occupancy_grid
+from attn_robotics.conversions.poses import to_transforms
 from attn_robotics.nodes.sparc_fleet import SparcFleet
 from attn_robotics.ros import qos
 from attn_robotics.simulation.grid import GridFrame, parse_grid
@@ -95,6 +99,7 @@ def test_attention_costs_nothing_while_nobody_listens_and_comes_when_somebody_do
         monkeypatch.setattr(
             attention_messages, name, lambda *a, _make=make, _name=name, **k: (built.append(_name), _make(*a, **k))[1]
         )
+    renew(graph, ground)
     graph.until(lambda: len(asked) >= 2, 'two decisions')
     assert asked == [False] * len(asked) and not built
 
@@ -263,6 +268,36 @@ def test_a_lost_robot_is_an_obstacle_until_it_is_seen_again(graph, floor, fleet)
     graph.until(lambda: node._fleet.tick > before, 'a decision for robot_0')
     ground.hidden.clear()
     graph.until(lambda: node._fleet.states()[1] != LOST, 'robot_1 to be back')
+
+
+def test_a_robot_that_was_dead_from_the_start_is_an_obstacle_after_a_while(graph, floor, fleet):
+    heard = graph.hear(DiagnosticArray, '/diagnostics')
+    ground, node = floor(ROOM), fleet(start_s=0.5)
+    ground.hidden.add(1)
+    graph.until(lambda: graph.state(node) == 'active')
+    ground.say_all()
+    graph.until(lambda: any('nobody says where robot_1 stands' in s.message for a in heard for s in a.status))
+    assert node._fleet is None
+    graph.say(to_transforms(ground.poses[1:], ['robot_1/odom'], ['map'], Time()), '/tf_static', qos.TRANSFORMS_STATIC)
+    graph.until(lambda: node._fleet is not None and node._fleet.states()[1] == LOST, 'a fleet without robot_1')
+    assert any('never heard of robot_1' in line for line in graph.warnings())
+    graph.until(lambda: ground.velocities[0].any(), 'robot_0 to drive')
+    graph.until(lambda: any(s.message == 'lost: robot_1' for a in heard for s in a.status), 'diagnostics')
+    ground.hidden.clear()
+    graph.until(lambda: node._fleet.states()[1] != LOST, 'robot_1 to be taken in')
+
+
+def test_ends_that_do_not_fit_are_one_line_on_either_side(graph, floor, fleet):
+    node = fleet()
+    graph.until(lambda: graph.state(node) == 'active')
+    volatile = QoSProfile(depth=1)
+    graph.tester.create_publisher(OccupancyGrid, 'map', volatile)
+    graph.until(lambda: any("incompatible QoS on 'map'" in line for line in graph.warnings()), 'a line about map')
+    assert any('a publisher offers less' in line and 'DURABILITY' in line for line in graph.warnings())
+    latched = qos.LATCHED
+    graph.tester.create_subscription(FleetStatus, '/sparc/status', lambda _: None, latched)
+    graph.until(lambda: any('a subscription asks for more' in line for line in graph.warnings()), 'a line about status')
+    assert node.dropped['incompatible QoS on ~/status'] == 1
 
 
 def test_a_robot_whose_pose_is_old_waits_for_a_newer_one(graph, floor, fleet):

@@ -92,11 +92,10 @@ class ExecutionGraph:
         self._planned: Cells = self._held.copy()
         self._lag = np.zeros(len(cells), np.int32)
         self._granted = np.zeros(len(cells), np.int32)
-        self._lost = np.zeros(len(cells), bool)
         self._route = np.repeat(self._held[:, None], lookahead + 1, axis=1)
+        self._next: Cells = self._held.copy()
         self._pending: list[deque[int]] = [deque() for _ in cells]
         self._done = np.zeros(len(cells), np.int64)
-        self._obstacles: set[int] = set()
         # A visit is done * N + robot: the robot's how-manieth cell this is, so that coming back is another visit.
         self._visits: dict[int, deque[int]] = {}
         for robot, key in enumerate(_keys(self._held).tolist()):
@@ -107,7 +106,7 @@ class ExecutionGraph:
 
     @property
     def robots(self) -> int:
-        """Number of robots, lost ones included."""
+        """Number of robots."""
         return len(self._lag)
 
     def planned(self) -> Cells:
@@ -120,28 +119,21 @@ class ExecutionGraph:
 
     def occupied(self) -> Cells:
         """(K, 2) cells a robot may be in or may drive into right now, held and granted ones, each named once."""
-        return _cells(np.union1d(_keys(self._route), np.array([*self._obstacles], np.int64)))
-
-    def obstacles(self) -> Cells:
-        """(K, 2) cells that lost robots keep for ever; plan around them."""
-        return _cells(np.array(sorted(self._obstacles), dtype=np.int64))
-
-    def lost(self) -> NDArray[np.bool_]:
-        """(N,) robots that were dropped."""
-        return self._lost.copy()
+        return _cells(np.unique(_keys(self._route)))
 
     def lag(self) -> NDArray[np.int32]:
         """(N,) pending moves."""
         return self._lag.copy()
 
     def full(self) -> NDArray[np.bool_]:
-        """(N,) robots that must stay in the next decision: those `horizon` moves behind, and lost ones."""
-        full: NDArray[np.bool_] = (self._lag >= self.horizon) | self._lost
+        """(N,) robots that must stay in the next decision: those `horizon` moves behind."""
+        full: NDArray[np.bool_] = self._lag >= self.horizon
         return full
 
     def enabled(self) -> NDArray[np.bool_]:
         """(N,) robots that may drive into their next cell now."""
-        return (self._granted > 0) & ~self._lost
+        enabled: NDArray[np.bool_] = self._granted > 0
+        return enabled
 
     def routes(self) -> Cells:
         """(N, lookahead + 1, 2) held cell and granted cells in order, the last one repeated to fill up.
@@ -149,6 +141,14 @@ class ExecutionGraph:
         This is what `motion.CellController` follows.
         """
         return self._route.copy()
+
+    def granted(self) -> NDArray[np.int32]:
+        """(N,) how many moves each robot may drive now."""
+        return self._granted.copy()
+
+    def upcoming(self) -> Cells:
+        """(N, 2) the cell that each robot is to enter after its granted ones, where there is none the last of them."""
+        return self._next.copy()
 
     def targets(self) -> Cells:
         """(N, 2) the next cell each robot may enter now, its held cell when it must wait."""
@@ -166,7 +166,7 @@ class ExecutionGraph:
 
         Raises:
             ExecutionError: a jump, two robots on one cell, a swap, a ring (see `find_rotation`), a move by a robot
-                that is `full`, or a move into one of the `obstacles`. Nothing is added then.
+                that is `full`. Nothing is added then.
         """
         cells = np.asarray(next_cells)
         if cells.shape != self._planned.shape or cells.dtype.kind not in 'iu':
@@ -193,11 +193,9 @@ class ExecutionGraph:
             robots: one index or several; each may be named once and must be `enabled`.
 
         Raises:
-            ExecutionError: a robot is lost or had no granted move.
+            ExecutionError: a robot had no granted move.
         """
         for robot in np.atleast_1d(np.asarray(robots)).tolist():
-            if self._lost[robot]:
-                raise ExecutionError(f'robot {robot} was dropped and cannot complete a move')
             if not self._granted[robot]:
                 raise ExecutionError(f'robot {robot} has no move to complete; it waits in {tuple(self._held[robot])}')
             left = _key(self._held[robot])
@@ -222,49 +220,14 @@ class ExecutionGraph:
             while len(pending) > granted:
                 pending.pop()
             self._lag[robot] = granted
-            self._planned[robot] = self._route[robot, granted]
+            self._planned[robot] = self._next[robot] = self._route[robot, granted]
             base = int(self._done[robot])
             for step, key in enumerate(_keys(self._route[robot, : granted + 1]).tolist()):
                 self._visits.setdefault(key, deque()).append((base + step) * self.robots + robot)
         return self._planned.copy()
 
-    def drop(self, robot: int, standing: ArrayLike | None = None) -> Cells:
-        """Give a robot up as lost: its held and granted cells become obstacles, all other plans are rolled back.
-
-        Those cells never become free, so moves of others into them could never be granted, and the lost robot's
-        further cells may already be planned for others: only a rollback makes the joint plan consistent again.
-
-        Args:
-            robot: index.
-            standing: (K, 2) those of its held and granted cells on which it is known to stand still, for instance
-                from a last pose; the others are given free. None when nothing is known.
-
-        Returns:
-            (N, 2) new planned cells. The lost robot's is one of its obstacle cells and must stay so.
-
-        Raises:
-            ExecutionError: already dropped, or `standing` names none or another cell.
-        """
-        if self._lost[robot]:
-            raise ExecutionError(f'robot {robot} was dropped before')
-        claimed = dict.fromkeys(_keys(self._route[robot, : self._granted[robot] + 1]).tolist())
-        kept = list(claimed)
-        if standing is not None:
-            kept = _keys(np.asarray(standing).reshape(-1, 2)).tolist()
-            if not kept or not claimed.keys() >= set(kept):
-                names = [_cell(key) for key in claimed]
-                raise ExecutionError(f'robot {robot} can only stand on its own cells {names}, at least one')
-        self._lost[robot] = True
-        self._obstacles.update(kept)
-        self._granted[robot] = 0
-        self._held[robot] = _cell(kept[0])
-        self._route[robot] = self._held[robot]
-        return self.rollback()
-
     def _grant(self, robot: int) -> None:
         """Extend a robot's granted moves as far as every cell is first in line, and refresh its route."""
-        if self._lost[robot]:
-            return
         pending = self._pending[robot]
         visit = int(self._done[robot]) * self.robots + robot
         route = self._route[robot]
@@ -277,6 +240,7 @@ class ExecutionGraph:
             granted += 1
             route[granted:] = _cell(key)
         self._granted[robot] = granted
+        self._next[robot] = _cell(pending[granted]) if granted < len(pending) else route[-1]
 
     def _leave(self, key: int) -> None:
         """Let the next visitor of a cell have it."""
@@ -294,8 +258,6 @@ class ExecutionGraph:
             robot = int(far[0])
             raise ExecutionError(f'robot {robot} jumps from {_pair(self._planned[robot])} to {_pair(cells[robot])}')
         moving = step > 0
-        if (bad := np.flatnonzero(moving & self._lost)).size:
-            raise ExecutionError(f'robot {bad[0]} was dropped and must be planned as staying')
         if (bad := np.flatnonzero(moving & self.full())).size:
             raise ExecutionError(
                 f'robot {bad[0]} is {self.horizon} moves behind and must be planned as staying (see full())'
@@ -303,9 +265,6 @@ class ExecutionGraph:
         keys = _keys(cells)
         if cells.size and (cells.min() < 0 or cells.max() >= _SIDE):
             raise ExecutionError(f'next cells must lie between 0 and {_SIDE - 1}')
-        if self._obstacles and (bad := np.flatnonzero(~self._lost & np.isin(keys, [*self._obstacles]))).size:
-            robot = int(bad[0])
-            raise ExecutionError(f'robot {robot} is sent to {_pair(cells[robot])}, where a lost robot stands')
         order = np.argsort(keys, kind='stable')
         if (same := np.flatnonzero(np.diff(keys[order]) == 0)).size:
             first, second = int(order[same[0]]), int(order[same[0] + 1])

@@ -20,7 +20,7 @@ from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.actions import MOVES, STAY
 from attn_robotics.systems.sparc.distance_fields import UNREACHABLE, distance_field
 from attn_robotics.systems.sparc.execution import ExecutionGraph
-from attn_robotics.systems.sparc.motion import CellController, MotionLimits
+from attn_robotics.systems.sparc.motion import CellController, MotionLimits, lean_in
 from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
 
 ACTIVE, ARRIVED, BLOCKED, LOST, WAITING = range(5)
@@ -75,11 +75,11 @@ class FleetConfig:
         seed: of priorities and random ties.
     """
 
-    horizon: int = 3
+    horizon: int = 6
     shortest_s: float = 0.5
-    ready_lag: int = 1
-    ready_share: float = 0.6
-    patience_s: float = 2.5
+    ready_lag: int = 3
+    ready_share: float = 0.9
+    patience_s: float = 4.0
     stall_s: float = 3.0
     retry_s: float = 5.0
     lost_s: float = 2.0
@@ -184,7 +184,9 @@ class Fleet:
         self._distances = np.stack([distance_field(grid, goal) for goal in self.goals])
         self._policy.reset(grid, self.goals, self._distances, seed=self.config.seed)
         self._graph = ExecutionGraph(starts, horizon=self.config.horizon)
-        self._controller = CellController(len(names), limits)
+        limits = limits or MotionLimits()
+        self._controller = CellController(len(names), limits, frame.resolution)
+        self._lean_m = limits.lean(frame.resolution)
         self._last_actions = np.full(len(names), STAY, np.int8)
         self.tick = 0
         self.poses = np.concatenate([frame.to_xy(starts), np.zeros((len(names), 1))], axis=1)
@@ -367,7 +369,9 @@ class Fleet:
 
     def velocities(self, dt_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Body velocities for the next `dt_s`: (N,) forwards [m/s] and (N,) turning [rad/s]."""
-        linear, angular = self._controller.step(self.poses, self._routes_xy(), dt_s)
+        upcoming = self.frame.to_xy(self._graph.upcoming())
+        routes = lean_in(self._routes_xy(), self._graph.granted(), upcoming, self._lean_m)
+        linear, angular = self._controller.step(self.poses, routes, dt_s)
         still = self._missing | self._stray
         return np.where(still, 0.0, linear), np.where(still, 0.0, angular)
 

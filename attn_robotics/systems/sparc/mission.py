@@ -103,13 +103,18 @@ class Mission:
         elif np.isnan(self._on_goal_since_s[robot]):
             self._on_goal_since_s[robot] = now_s
 
+    def start(self, now_s: float) -> None:
+        """Count time from now on, since robots are driven; else it begins when the last robot is seen."""
+        if self._start_s is None:
+            self._start_s = now_s
+
     def advance(self, now_s: float) -> list[int]:
         """Account for the time; returns the robots that have a new goal."""
         self._now_s = now_s
         if self._start_s is None:
             if not self._seen.all():
                 return []
-            self._start_s = now_s
+            self.start(now_s)
         self.arrived = now_s - self._on_goal_since_s >= self.SETTLED_S
         if self._world.robots > 1:
             gaps = np.linalg.norm(self.positions[:, None] - self.positions[None], axis=-1)

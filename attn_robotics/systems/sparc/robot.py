@@ -26,7 +26,7 @@ from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.distance_fields import distance_field
 from attn_robotics.systems.sparc.execution import ExecutionGraph
-from attn_robotics.systems.sparc.motion import CellController, MotionLimits
+from attn_robotics.systems.sparc.motion import CellController, MotionLimits, lean_in
 from attn_robotics.systems.sparc.note import HELLO, Cell, Note, check_note
 from attn_robotics.systems.sparc.policy import Heard, SparcPolicy
 from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig
@@ -50,10 +50,10 @@ class RobotConfig:
         seed: of priorities and random ties; must be the same on all robots.
     """
 
-    horizon: int = 3
+    horizon: int = 6
     shortest_s: float = 0.5
-    ready_lag: int = 1
-    patience_s: float = 1.5
+    ready_lag: int = 3
+    patience_s: float = 3.0
     lost_s: float = 3.0
     start_s: float = 30.0
     stray_cells: float = 1.25
@@ -90,7 +90,8 @@ class RobotAgent:
         self.config = config or RobotConfig()
         self._index = names.index(name)
         self._policy = policy
-        self._limits = limits
+        self._limits = limits or MotionLimits()
+        self._lean_m = self._limits.lean(frame.resolution)
         self._shield_config = replace(shield or ShieldConfig(), allow_rotation=False)
         self._first_priority = float(Priorities(len(names), self.config.seed).values[self._index])
         self._fields: dict[Cell, NDArray[np.int16]] = {}
@@ -109,7 +110,7 @@ class RobotAgent:
         self._action: int | None = None
         self._shield_ms = 0.0
         self._graph: ExecutionGraph | None = None
-        self._controller = CellController(1, limits)
+        self._controller = CellController(1, self._limits, frame.resolution)
         self._decided_s = -np.inf
         self._wall_s = self._greeted_s = 0.0
         self.seen = np.zeros((0, 2))  # x and y of other robots that are seen [m]
@@ -210,9 +211,11 @@ class RobotAgent:
         """Forward [m/s] and turning [rad/s] velocity for the next `dt_s`."""
         if self._graph is None or self.pose is None:
             return 0.0, 0.0
-        route = self.frame.to_xy(self._graph.routes()[[self._place]])
-        linear, angular = self._controller.step(np.array([self.pose]), route, dt_s)
-        away = float(np.linalg.norm(route[0] - self.pose[:2], axis=-1).min()) / self.frame.resolution
+        graph, me = self._graph, [self._place]
+        routes = self.frame.to_xy(graph.routes()[me])
+        away = float(np.linalg.norm(routes[0] - self.pose[:2], axis=-1).min()) / self.frame.resolution
+        routes = lean_in(routes, graph.granted()[me], self.frame.to_xy(graph.upcoming()[me]), self._lean_m)
+        linear, angular = self._controller.step(np.array([self.pose]), routes, dt_s)
         if away > self.config.stray_cells:
             row, column = self.frame.to_cell(np.array(self.pose[:2])).tolist()
             self.mismatch = (
@@ -371,7 +374,7 @@ class RobotAgent:
         self._executed = dict.fromkeys(team, 0)
         # Others may be further than this robot has heard: only they know when they are full.
         self._graph = ExecutionGraph(cells, horizon=_UNLIMITED)
-        self._controller = CellController(1, self._limits)
+        self._controller = CellController(1, self._limits, self.frame.resolution)
         self._obstacles = self._grid_with_lost(cells)
         self._shield = Shield(self._obstacles, self._shield_config)
         self._fields.clear()

@@ -24,22 +24,27 @@ def assert_no_cell_is_claimed_twice(graph: ExecutionGraph) -> None:
     claims = [{tuple(cell) for cell in route} for route in graph.routes().tolist()]
     together = set.union(*claims)
     assert sum(map(len, claims)) == len(together)
-    assert {tuple(cell) for cell in graph.occupied().tolist()} == together | {
-        tuple(c) for c in graph.obstacles().tolist()
-    }
+    assert {tuple(cell) for cell in graph.occupied().tolist()} == together
 
 
 def wander(
-    graph: ExecutionGraph, rng: np.random.Generator, events: int, stopped: int | None = None
+    graph: ExecutionGraph,
+    rng: np.random.Generator,
+    events: int,
+    stopped: int | None = None,
+    planned_around: bool = False,
 ) -> list[np.ndarray]:
-    """Decide and drive in random order; returns the joint plan decided."""
+    """Decide and drive in random order, maybe around one that is stopped; returns the joint plan decided."""
     plan = [graph.planned()]
     speed = rng.random(graph.robots)
     blocked = OPEN.copy()
-    blocked[tuple(graph.obstacles().T)] = True
+    still = np.zeros(graph.robots, bool)
+    if planned_around:
+        still[stopped] = True
+        blocked[tuple(graph.routes()[stopped].T)] = True
     for _ in range(events):
         if rng.random() < 0.4:
-            plan.append(draw_joint_move(rng, graph.planned(), blocked, graph.full()))
+            plan.append(draw_joint_move(rng, graph.planned(), blocked, graph.full() | still))
             graph.append(plan[-1])
         else:
             ready = graph.enabled() & (rng.random(graph.robots) < speed)
@@ -124,14 +129,23 @@ def test_after_a_robot_is_lost_the_others_go_on_around_it(seed, robots):
     wander(graph, rng, 25)
     claimed = {tuple(cell) for cell in graph.routes()[0].tolist()}
     held = graph.held()
-    planned = graph.drop(0)
-    assert {tuple(cell) for cell in graph.obstacles().tolist()} == claimed
-    np.testing.assert_array_equal(graph.held()[1:], held[1:])
+    planned = graph.rollback()
+    np.testing.assert_array_equal(graph.held(), held)
     assert len(np.unique(planned, axis=0)) == robots
-    wander(graph, rng, 25)
-    drain(graph)
-    np.testing.assert_array_equal(graph.held(), graph.planned())
+    wander(graph, rng, 25, stopped=0, planned_around=True)
+    drain(graph, stopped=0)
+    np.testing.assert_array_equal(graph.held()[1:], graph.planned()[1:])
     assert claimed.isdisjoint(tuple(cell) for cell in graph.held()[1:].tolist())
+
+
+def test_a_robot_that_has_to_wait_knows_the_cell_it_waits_for():
+    graph = ExecutionGraph([[0, 0], [0, 1]])
+    assert graph.upcoming().tolist() == [[0, 0], [0, 1]]
+    graph.append([[0, 1], [1, 1]])
+    assert graph.granted().tolist() == [0, 1]
+    assert graph.upcoming().tolist() == [[0, 1], [1, 1]]
+    graph.rollback()
+    assert graph.upcoming().tolist() == [[0, 0], [1, 1]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -218,23 +232,6 @@ def test_a_robot_that_lags_must_be_planned_as_staying():
     with pytest.raises(ExecutionError, match='2 moves behind'):
         graph.append([[0, 3]])
     graph.append([[0, 2]])
-
-
-def test_a_lost_robot_known_to_stand_still_gives_its_other_cells_free():
-    graph = ExecutionGraph([[0, 0], [1, 1]])
-    graph.append([[0, 1], [1, 1]])
-    graph.drop(0, standing=[[0, 0]])
-    assert graph.obstacles().tolist() == [[0, 0]]
-    graph.append([[0, 0], [0, 1]])
-    graph.complete(1)
-    with pytest.raises(ExecutionError, match=r'robot 1 is sent to .* lost robot'):
-        graph.append([[0, 0], [0, 0]])
-    with pytest.raises(ExecutionError, match='robot 0 was dropped'):
-        graph.append([[1, 0], [0, 1]])
-    with pytest.raises(ExecutionError, match='dropped'):
-        graph.complete(0)
-    with pytest.raises(ExecutionError, match='own cells'):
-        graph.drop(1, standing=[[4, 4]])
 
 
 def test_reports_that_make_no_sense_are_refused():

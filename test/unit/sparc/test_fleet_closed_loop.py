@@ -98,6 +98,7 @@ def test_nothing_touches_with_the_fleet_of_the_product_and_all_faults_on(seed):
 
 
 def test_robots_that_call_a_cell_left_too_early_do_touch():
-    run = Run(7, everything(7), arrival_m=0.6)  # nothing but this keeps the others from touching
+    # nothing but the handing over of cells keeps the others from touching
+    run = Run(7, everything(7), radius=0.01, arrival_m=0.6)
     run.run(60.0)
     assert run.simulator.contact_events > 0

@@ -11,7 +11,7 @@ from attn_robotics.simulation.faults import Faults, LossyChannel, OdometryNoise,
 from attn_robotics.simulation.mjcf import Body
 from attn_robotics.simulation.world import World
 from attn_robotics.systems.sparc.execution import ExecutionGraph
-from attn_robotics.systems.sparc.motion import CellController, MotionLimits
+from attn_robotics.systems.sparc.motion import CellController, MotionLimits, lean_in
 
 PERIOD = 0.05  # [s] of the controller
 DECIDE = 10  # controller periods per decision
@@ -32,7 +32,10 @@ class Fleet:
         self.channels = [LossyChannel[tuple[float, float]](faults, robot) for robot in range(count)]
         self.distances = walking_distances(world.instance.grid, world.instance.goals)
         self.rng = np.random.default_rng(faults.seed)
-        self.strayed = 0.0  # [m] farthest that a centre was from the cells that its robot may be in
+        self.lost = np.zeros(count, bool)
+        self.lean_m = limits.lean(world.frame.resolution)
+        self.gap_m = np.inf  # smallest between two discs, or a disc and a wall
+        self.walls = np.pad(world.instance.grid, 1, constant_values=True)
         self.visited = world.instance.starts[:, None].copy()
 
     def run(self, seconds: float) -> None:
@@ -41,10 +44,9 @@ class Fleet:
             self._break(now)
             if tick % DECIDE == 0:
                 blocked = self.world.instance.grid.copy()
-                blocked[tuple(self.graph.obstacles().T)] = True
-                self.graph.append(
-                    draw_joint_move(self.rng, self.graph.planned(), blocked, self.graph.full(), self.distances)
-                )
+                blocked[tuple(self.graph.routes()[self.lost].reshape(-1, 2).T)] = True
+                still = self.graph.full() | self.lost
+                self.graph.append(draw_joint_move(self.rng, self.graph.planned(), blocked, still, self.distances))
             self._drive(now)
             self.simulator.step(PERIOD)
             self._measure()
@@ -53,9 +55,10 @@ class Fleet:
         count = self.world.robots
         dead = self.faults.dropped(now, count)  # silent: their wheels roll on until the watchdog stops them
         self.simulator.stop(self.faults.stopped(now, count) & ~dead)
-        silent = self.faults.dropped(now - SILENCE, count) & ~self.graph.lost()
-        for robot in np.flatnonzero(silent):
-            self.graph.drop(int(robot))
+        silent = self.faults.dropped(now - SILENCE, count)
+        if (silent & ~self.lost).any():
+            self.lost = silent
+            self.graph.rollback()
 
     def _drive(self, now: float) -> None:
         seen = self.noise.apply(self.simulator.poses(), now)
@@ -63,7 +66,8 @@ class Fleet:
         to_xy = self.world.frame.to_xy
         while (arrived := self.controller.arrived(seen, to_xy(self.graph.routes())) & ~dropped).any():
             self.graph.complete(np.flatnonzero(arrived))
-        linear, angular = self.controller.step(seen, to_xy(self.graph.routes()), PERIOD)
+        routes = lean_in(to_xy(self.graph.routes()), self.graph.granted(), to_xy(self.graph.upcoming()), self.lean_m)
+        linear, angular = self.controller.step(seen, routes, PERIOD)
         for robot, channel in enumerate(self.channels):
             if not dropped[robot]:
                 channel.push((float(linear[robot]), float(angular[robot])), now)
@@ -71,14 +75,17 @@ class Fleet:
                 self.simulator.command(*command, robots=robot)
 
     def _measure(self) -> None:
-        going = ~self.graph.lost()
-        cells = self.world.frame.to_xy(self.graph.routes()[going])
-        centres = self.simulator.poses()[going, None, :2]
-        # from a held cell to the first granted one, or from there to the second: whoever drops out at full speed
-        # comes to rest beyond a centre that it could not report any more
-        ends = np.stack([cells[:, :-1], cells[:, 1:]])
-        off = np.abs(centres - np.clip(centres, ends.min(axis=0), ends.max(axis=0))).max(axis=-1)
-        self.strayed = max(self.strayed, float(off.min(axis=1).max()))
+        centres = self.simulator.poses()[:, :2]
+        apart = np.linalg.norm(centres[:, None] - centres, axis=-1)[np.triu_indices(len(centres), 1)]
+        # corners of the obstacles around each robot's cell
+        frame, radius = self.world.frame, self.world.robot.radius
+        cells = frame.to_cell(centres)
+        beside = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing='ij'), axis=-1).reshape(-1, 2)
+        near = cells[:, None] + beside
+        off = np.abs(centres[:, None] - frame.to_xy(near))
+        from_cell = np.linalg.norm(np.maximum(off - frame.resolution / 2, 0.0), axis=-1)
+        to_wall = np.where(self.walls[near[..., 0] + 1, near[..., 1] + 1], from_cell, np.inf)
+        self.gap_m = min(self.gap_m, apart.min(initial=np.inf) - 2 * radius, to_wall.min() - radius)
         self.visited = np.concatenate([self.visited, self.graph.held()[:, None]], axis=1)
 
     def moves(self) -> np.ndarray:
@@ -111,8 +118,8 @@ def test_nothing_touches_with_32_robots_among_30_percent_obstacles(faults):
     fleet = Fleet(make_world(32, 20, 0.3, seed=7), 'disc', FAULTS[faults])
     fleet.run(40.0)
     assert fleet.simulator.contact_pairs == []
-    assert fleet.strayed < 0.2, 'half a cell minus the radius'
-    lost = fleet.graph.lost()
+    assert fleet.gap_m > 0.02
+    lost = fleet.lost
     assert lost.sum() == len(FAULTS[faults].drop_outs)
     assert np.median(fleet.moves()[~lost]) >= 8, 'the fleet must move for this to mean anything'
 
@@ -122,8 +129,8 @@ def test_nothing_touches_on_real_wheels_with_all_faults_on():
     fleet = Fleet(make_world(20, 15, 0.3, seed=3), 'wheeled', faults)
     fleet.run(20.0)
     assert fleet.simulator.contact_pairs == []
-    assert fleet.strayed < 0.2
-    assert fleet.graph.lost().sum() == 2
+    assert fleet.gap_m > 0.02
+    assert fleet.lost.sum() == 2
 
 
 @pytest.mark.parametrize('watchdog', [0.25, 0.5])
@@ -134,8 +141,8 @@ def test_nothing_touches_when_one_controller_after_another_dies_at_full_speed(wa
     fleet = Fleet(make_world(32, 20, 0.3, seed=5), 'disc', faults, watchdog)
     fleet.run(18.0)
     assert fleet.simulator.contact_pairs == []
-    assert fleet.strayed < 0.2
-    assert fleet.graph.lost().sum() == 16
+    assert fleet.gap_m > 0.02
+    assert fleet.lost.sum() == 16
 
 
 def test_a_stopped_robot_holds_up_only_those_behind_it():
