@@ -131,14 +131,11 @@ def release_engine(holder: object) -> None:
             if engine is not None:
                 engine.close()  # within the lock: the next engine finds the memory free
     wait_for(unloads, UNLOAD_LIMIT_S)
-<<<<<<< HEAD
 
 
 def engine_if_any() -> Engine | None:
     """The engine that somebody in this process holds, None when nobody does."""
     return _shared.engine
-=======
->>>>>>> anticipation
 
 
 def engine_of_process() -> Engine:
@@ -147,7 +144,7 @@ def engine_of_process() -> Engine:
     Raises:
         ConfigurationError: nobody does.
     """
-    engine = _shared.engine
+    engine = engine_if_any()
     if engine is None:
         raise ConfigurationError(
             'no engine runs in this process; host attention_runtime in the same container, or call hold_engine'
