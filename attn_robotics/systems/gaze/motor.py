@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from attn_robotics.systems.gaze.human import EYE_RANGE, Array, blink_probability
-from attn_robotics.systems.gaze.saccade import progress, shape
+from attn_robotics.systems.gaze.saccade import progress, shape_at, shapes
 from attn_robotics.systems.gaze.style import Draws, Style
 
 KNEE = 4.0  # deg, softness of the head hinge
@@ -99,26 +99,95 @@ class HeadMove:
 
 
 @njit(cache=True)
+def _quintic(p: float, speed: float, bend: float, end: float, span: float, since: float) -> tuple[float, float, float]:
+    """Position, speed and acceleration of one coordinate `since` seconds after onset."""
+    x = min(max(since / span, 0.0), 1.0)
+    v, a = speed * span, bend * span * span
+    gap = end - p
+    c3 = 10.0 * gap - 6.0 * v - 1.5 * a
+    c4 = -15.0 * gap + 8.0 * v + 1.5 * a
+    c5 = 6.0 * gap - 3.0 * v - 0.5 * a
+    position = p + x * (v + x * (0.5 * a + x * (c3 + x * (c4 + x * c5))))
+    if x >= 1.0 or since < 0.0:
+        return position, 0.0, 0.0
+    rate = (v + x * (a + x * (3.0 * c3 + x * (4.0 * c4 + x * 5.0 * c5)))) / span
+    return position, rate, (a + x * (6.0 * c3 + x * (12.0 * c4 + x * 20.0 * c5))) / span**2
+
+
+@njit(cache=True)
 def _quintics(
     start: Array, speed: Array, bend: Array, end: Array, onset: Array, duration: Array, t: Array, out: Array
 ) -> None:
     """`HeadMove.state` into `out` (3, N, T, 2): one loop, since a tick of one head would drown in small numpy calls."""
     for i in range(t.shape[0]):
-        span = duration[i]
-        for j in range(2):
-            p, v, a = start[i, j], speed[i, j] * span, bend[i, j] * span * span
-            gap = end[i, j] - p
-            c3 = 10.0 * gap - 6.0 * v - 1.5 * a
-            c4 = -15.0 * gap + 8.0 * v + 1.5 * a
-            c5 = 6.0 * gap - 3.0 * v - 0.5 * a
-            for k in range(t.shape[1]):
-                x = min(max((t[i, k] - onset[i]) / span, 0.0), 1.0)
-                out[0, i, k, j] = p + x * (v + x * (0.5 * a + x * (c3 + x * (c4 + x * c5))))
-                if x < 1.0 and t[i, k] >= onset[i]:
-                    out[1, i, k, j] = (v + x * (a + x * (3.0 * c3 + x * (4.0 * c4 + x * 5.0 * c5)))) / span
-                    out[2, i, k, j] = (a + x * (6.0 * c3 + x * (12.0 * c4 + x * 20.0 * c5))) / span**2
-                else:
-                    out[1, i, k, j] = out[2, i, k, j] = 0.0
+        for k in range(t.shape[1]):
+            since = t[i, k] - onset[i]
+            for j in range(2):
+                out[0, i, k, j], out[1, i, k, j], out[2, i, k, j] = _quintic(
+                    start[i, j], speed[i, j], bend[i, j], end[i, j], duration[i], since
+                )
+
+
+@njit(cache=True)
+def _settle(
+    landing: Array,
+    start: Array,
+    onset: Array,
+    vigour: Array,
+    head: Array,
+    timing: Array,
+    body: tuple[float, float, float, float],
+    tables: tuple[Array, Array, Array, Array],
+    out: Array,
+) -> None:
+    """Where the saccades end, as far as the eyes then reach, how long they take, and their exponents.
+
+    The reachable end depends on where the head will be, that on the duration, that on the end: a few rounds settle.
+
+    Args:
+        landing: (N, 2) where gaze shall come to rest.
+        start: (N, 2) where it is at onset.
+        onset: (N,) s.
+        vigour: (N,).
+        head: (2, 4, N, 2) start, speed, acceleration and end of the head's move before and after its onset.
+        timing: (2, 2, N) onset and duration of both.
+        body: eye range across, up and down, and eye speed.
+        tables: of `saccade.shapes`.
+        out: (5, N) end yaw, end pitch, duration, a and b.
+    """
+    across, up, down, eye_speed = body
+    for i in range(onset.size):
+        end_yaw, end_pitch = landing[i, 0], landing[i, 1]
+        for _ in range(4):
+            way_yaw, way_pitch = end_yaw - start[i, 0], end_pitch - start[i, 1]
+            amplitude = math.hypot(way_yaw, way_pitch)
+            duration, a, b = shape_at(amplitude, way_pitch * way_pitch / max(amplitude * amplitude, 1e-12), tables)
+            duration = duration / vigour[i] * max(1.7 * amplitude / duration / eye_speed, 1.0)
+            t = onset[i] + duration
+            m = 1 if t >= timing[1, 0, i] else 0
+            yaw, rate, _unused = _quintic(
+                head[m, 0, i, 0], head[m, 1, i, 0], head[m, 2, i, 0], head[m, 3, i, 0],
+                timing[m, 1, i], t - timing[m, 0, i],
+            )  # fmt: skip
+            pitch, tilt, _unused = _quintic(
+                head[m, 0, i, 1], head[m, 1, i, 1], head[m, 2, i, 1], head[m, 3, i, 1],
+                timing[m, 1, i], t - timing[m, 0, i],
+            )  # fmt: skip
+            eye_yaw, eye_pitch = eye_inside(
+                landing[i, 0] - yaw, landing[i, 1] - pitch, math.hypot(rate, tilt), across, up, down
+            )
+            end_yaw, end_pitch = yaw + eye_yaw, pitch + eye_pitch
+        out[0, i], out[1, i], out[2, i], out[3, i], out[4, i] = end_yaw, end_pitch, duration, a, b
+
+
+def _stacked(before: HeadMove, after: HeadMove) -> tuple[Array, Array]:
+    """Both moves as `_settle` wants them."""
+    n = after.onset.size
+    head, timing = np.empty((2, 4, n, 2)), np.empty((2, 2, n))
+    for k, move in enumerate((before, after)):
+        head[k] = move.start, move.speed, move.acceleration, move.end
+        timing[k] = move.onset, move.duration
+    return head, timing
 
 
 def still_head(head: Array) -> HeadMove:
@@ -228,14 +297,11 @@ def plan_shift(
     unit = offset / np.maximum(angle, 1e-9)[:, None]
     after = turn_head(head, unit * turn[:, None], head_onset, np.broadcast_to(style.gain, onset.shape), body)
 
-    def head_at(t: Array) -> tuple[Array, Array]:
-        early, late = head.state(t[:, None]), after.state(t[:, None])
-        begun = (t >= head_onset)[:, None]
-        speed = np.where(begun, late[1][:, 0], early[1][:, 0])
-        return np.where(begun, late[0][:, 0], early[0][:, 0]), np.hypot(speed[:, 0], speed[:, 1])
-
-    at_onset, speed_onset = head_at(onset)
-    gaze_start = at_onset + clip_eye(gaze - at_onset, speed_onset, body)
+    early, late = head.state(onset[:, None]), after.state(onset[:, None])
+    begun = (onset >= head_onset)[:, None]
+    at_onset = np.where(begun, late[0][:, 0], early[0][:, 0])
+    speed_onset = np.where(begun, late[1][:, 0], early[1][:, 0])
+    gaze_start = at_onset + clip_eye(gaze - at_onset, np.hypot(speed_onset[:, 0], speed_onset[:, 1]), body)
     way = target - gaze_start
     size = np.hypot(way[:, 0], way[:, 1])
     along = way / np.maximum(size, 1e-9)[:, None]
@@ -243,17 +309,18 @@ def plan_shift(
     small = np.minimum(1.0, size / 5.0)[:, None]
     across = np.stack([-along[:, 1], along[:, 0]], axis=-1)
     landing = target - small * (along * draws.undershoot[:, None] + across * draws.sideways[:, None])
-    # The reachable end depends on where the head will be, that on the duration, that on the end: a few rounds settle.
-    gaze_end = landing
-    for _ in range(4):
-        move = gaze_end - gaze_start
-        amplitude = np.hypot(move[:, 0], move[:, 1])
-        vertical = np.square(move[:, 1]) / np.maximum(np.square(amplitude), 1e-12)
-        duration, a, b = shape(amplitude, vertical)
-        peak = 1.7 * amplitude / duration
-        duration = duration / draws.vigour * np.maximum(peak / body.eye_speed, 1.0)
-        there, speed_there = head_at(onset + duration)
-        gaze_end = there + clip_eye(landing - there, speed_there, body)
+    settled = np.empty((5, onset.size))
+    _settle(
+        landing,
+        gaze_start,
+        onset,
+        draws.vigour,
+        *_stacked(head, after),
+        (*body.eye_range, body.eye_speed),
+        shapes(),
+        settled,
+    )
+    gaze_end, (duration, a, b) = np.ascontiguousarray(settled[:2].T), settled[2:]
     moved = np.hypot(*np.moveaxis(landing - gaze_start, -1, 0))
     blinks = draws.blink < blink_probability(moved)
     blink_onset = np.where(blinks, np.maximum(head_onset - draws.blink_lead, now), np.nan)

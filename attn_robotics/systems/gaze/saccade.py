@@ -10,7 +10,7 @@ from scipy.special import betainc, betaln
 
 from attn_robotics.systems.gaze.human import ONSET_SPEED, Array, acceleration_share, peak_speed, saccade_duration
 
-# Amplitudes and vertical shares of the table that `shape` reads.
+# Amplitudes and vertical shares of the table that `shape_at` reads.
 _SIZES = np.concatenate([[0.05, 0.2, 0.5], np.arange(1.0, 10.0), np.arange(10.0, 100.0, 2.5)])
 _VERTICAL = np.array([0.0, 0.5, 1.0])
 
@@ -50,40 +50,42 @@ def _table() -> tuple[Array, Array, Array]:
     return duration, n * share, n * (1.0 - share)
 
 
-def shape(amplitude: Array, vertical: Array) -> tuple[Array, Array, Array]:
-    """Full duration and exponents of a saccade.
-
-    Args:
-        amplitude: (...) gaze amplitude [deg].
-        vertical: (...) 0 horizontal to 1 vertical.
-
-    Returns:
-        Duration [s] and the exponents a and b, each (...).
-    """
-    size = np.asarray(amplitude, dtype=np.float64)
-    part = np.broadcast_to(np.asarray(vertical, dtype=np.float64), size.shape)
-    out = np.empty((3, size.size))
-    _look_up(size.ravel(), np.array(part).ravel(), _SIZES, _VERTICAL.size, *_table(), out)
-    duration, a, b = out.reshape(3, *size.shape)
-    return duration, a, b
+def shapes() -> tuple[Array, Array, Array, Array]:
+    """Amplitudes of the table, and duration, a and b on it; for `shape_at`."""
+    return (_SIZES, *_table())
 
 
 @njit(cache=True)
-def _look_up(
-    size: Array, vertical: Array, sizes: Array, columns: int, duration: Array, a: Array, b: Array, out: Array
-) -> None:
-    """Bilinear interpolation in the three tables into `out` (3, K)."""
-    for k in range(size.size):
-        s = min(max(size[k], sizes[0]), sizes[-1])
-        row = min(max(np.searchsorted(sizes, s) - 1, 0), sizes.size - 2)
-        u = (s - sizes[row]) / (sizes[row + 1] - sizes[row])
-        place = min(max(vertical[k], 0.0), 1.0) * (columns - 1)
-        column = min(int(place), columns - 2)
-        w = place - column
-        for i, grid in enumerate((duration, a, b)):
-            low = (1.0 - w) * grid[row, column] + w * grid[row, column + 1]
-            high = (1.0 - w) * grid[row + 1, column] + w * grid[row + 1, column + 1]
-            out[i, k] = (1.0 - u) * low + u * high
+def shape_at(
+    amplitude: float, vertical: float, tables: tuple[Array, Array, Array, Array]
+) -> tuple[float, float, float]:
+    """Full duration [s] and exponents a and b of a saccade: bilinear interpolation in the table, for compiled loops.
+
+    Args:
+        amplitude: of gaze [deg].
+        vertical: 0 horizontal to 1 vertical.
+        tables: what `shapes()` gives.
+    """
+    sizes, durations, first, second = tables
+    size = min(max(amplitude, sizes[0]), sizes[-1])
+    row = min(max(np.searchsorted(sizes, size) - 1, 0), sizes.size - 2)
+    u = (size - sizes[row]) / (sizes[row + 1] - sizes[row])
+    columns = durations.shape[1]
+    place = min(max(vertical, 0.0), 1.0) * (columns - 1)
+    column = min(int(place), columns - 2)
+    w = place - column
+    return (
+        _between(durations, row, u, column, w),
+        _between(first, row, u, column, w),
+        _between(second, row, u, column, w),
+    )
+
+
+@njit(cache=True)
+def _between(grid: Array, row: int, u: float, column: int, w: float) -> float:
+    low = (1.0 - w) * grid[row, column] + w * grid[row, column + 1]
+    high = (1.0 - w) * grid[row + 1, column] + w * grid[row + 1, column + 1]
+    return float((1.0 - u) * low + u * high)
 
 
 def progress(x: Array, a: Array, b: Array) -> Array:
