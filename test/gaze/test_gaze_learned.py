@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import attn_robotics.systems.gaze as package
+from attn_robotics.systems.gaze.ablation import main as ablation_main
 from attn_robotics.systems.gaze.command import Target
 from attn_robotics.systems.gaze.fidelity import compare, distance, features, frechet
 from attn_robotics.systems.gaze.learned import MotionModel, Rollout, draw_tracks, save_model
@@ -143,6 +144,30 @@ def test_a_stopped_training_ends_where_an_unstopped_one_does(tmp_path, monkeypat
     monkeypatch.setattr(train, '_save_state', original)
     train_main(['--out', str(tmp_path / 'b.safetensors'), *size])
     assert (tmp_path / 'a.safetensors').read_bytes() == (tmp_path / 'b.safetensors').read_bytes()
+
+
+def test_variants_are_trained_side_by_side_with_one_budget_and_compared(tmp_path, capsys):
+    sizes = [
+        '--width',
+        '16',
+        '--sequences',
+        '20',
+        '--batch',
+        '32',
+        '--steps',
+        '3',
+        '--situations',
+        '20',
+        '--workers',
+        '1',
+    ]
+    names = ['256x1', 'mlp']
+    ablation_main(['--out', str(tmp_path), '--json', str(tmp_path / 'a.json'), '--only', *names, *sizes])
+    budgets = [json.loads((tmp_path / f'{name}.json').read_text())['training'] for name in names]
+    assert {(b['steps'], b['batch'], b['sequences']) for b in budgets} == {(3, 32, 20)}
+    rows = {row['name'] for row in json.loads((tmp_path / 'a.json').read_text())['rows']}
+    assert {'ablation_frechet/256x1/t0.7', 'ablation_frechet/mlp/t1'} <= rows
+    assert 'ablation_frechet/mlp/t0.7' not in rows, 'only sampled codes have a temperature'
 
 
 def test_a_configuration_that_cannot_be_is_refused():

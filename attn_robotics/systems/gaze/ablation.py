@@ -92,8 +92,12 @@ def _wait(on_gpu: bool) -> None:
 
 def evaluate(jobs: list[tuple[str, Path, float, int]], workers: int) -> dict[tuple[str, float], dict[str, float]]:
     """Fidelity of (name, weights, temperature, situations) each, in processes of their own."""
-    with multiprocessing.get_context('spawn').Pool(workers) as pool:
-        figures = pool.starmap(compare_model, [(path, warmth, n) for _, path, warmth, n in jobs], chunksize=1)
+    calls = [(path, warmth, n) for _, path, warmth, n in jobs]
+    if workers == 1:
+        figures = [compare_model(*call) for call in calls]
+    else:
+        with multiprocessing.get_context('spawn').Pool(workers) as pool:
+            figures = pool.starmap(compare_model, calls, chunksize=1)
     return {(name, warmth): f for (name, _, warmth, _), f in zip(jobs, figures, strict=True)}
 
 
