@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import time
@@ -61,7 +60,6 @@ class ControlLoop:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._thread = None
-        gc.unfreeze()
 
     def close(self) -> None:
         """Stop and give the timer back."""
