@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -30,6 +31,7 @@ from attn_robotics.ros import qos
 from attn_robotics.ros.parameters import ParameterError, Parameters
 
 DIAGNOSTICS_PERIOD_S = 1.0
+DROPS_TOLD_EVERY_S = 5.0  # of wall time, a reason
 
 
 class ConfigurationError(RuntimeError):
@@ -68,6 +70,7 @@ class AttnNode(LifecycleNode):
         self.params: Any = None
         self.add_post_set_parameters_callback(self._refresh)
         self.dropped: Counter[str] = Counter()
+        self._told_s: dict[str, float] = {}
         self.exit_code = 0  # what the process ends with
         self.is_done = False  # set it to end the process
         self._diagnostics: Any = None
@@ -235,11 +238,10 @@ class AttnNode(LifecycleNode):
     def drop(self, reason: str, detail: str = '') -> None:
         """Count an input that was refused, and log it at most every five seconds a reason."""
         self.dropped[reason] += 1
-        self.get_logger().warning(
-            f'dropped: {reason}{": " + detail if detail else ""}',
-            throttle_duration_sec=5.0,
-            throttle_time_source_type=self._wall,
-        )
+        now_s = time.monotonic()  # rclpy's throttle goes by the line of code, so one reason would hide the others
+        if now_s - self._told_s.get(reason, -DROPS_TOLD_EVERY_S) >= DROPS_TOLD_EVERY_S:
+            self._told_s[reason] = now_s
+            self.get_logger().warning(f'dropped: {reason}{": " + detail if detail else ""}')
 
     def _report(self) -> None:
         values: Mapping[str, object] = {}

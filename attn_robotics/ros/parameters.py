@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -150,18 +153,18 @@ class Parameters:
             node.declare_parameter(name, value, _descriptor(field, self._hints[name]), ignore_override=True)
         unknown = [name for name in overrides if name not in self._fields and not name.startswith(_OWN_OF_RCLPY)]
         # rclpy merges what was meant for this node with what a file says to all nodes (`/**`). A name like one of ours
-        # is taken for a slip of the pen, any other for a word to somebody else.
+        # is taken for a slip of the pen, unless another node has just that one; any other for a word to somebody else.
         strangers = []
         for name in unknown:
-            if near := difflib.get_close_matches(name, self._fields, n=1, cutoff=_LIKE):
+            near = difflib.get_close_matches(name, self._fields, n=1, cutoff=_LIKE)
+            if near and name not in _names_of_others():
                 self.problems[name] = f"unknown parameter '{name}'; did you mean '{near[0]}'?"
-            else:
+            elif name not in _names_of_others():
                 strangers.append(name)
-        if strangers:
-            node.get_logger().warning(
-                f'unknown parameter {", ".join(map(repr, strangers))} is ignored; this node has: '
-                f'{", ".join(sorted(self._fields))}'
-            )
+        for name in strangers:
+            near = difflib.get_close_matches(name, _names_of_others(), n=1, cutoff=_LIKE)
+            hint = f"did you mean '{near[0]}' of another node?" if near else f'this node has: {", ".join(self._fields)}'
+            node.get_logger().warning(f"unknown parameter '{name}' is ignored; {hint}")
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._settle)
         self._node = node
@@ -189,6 +192,15 @@ class Parameters:
             for name, field in self._fields.items()
         }
         return self._kind(**values)
+
+
+@lru_cache
+def _names_of_others() -> frozenset[str]:
+    """Parameters of all nodes of this suite, out of their sources: importing them all would take seconds."""
+    sources = (Path(__file__).parent.parent / 'nodes').glob('*.py')
+    return frozenset(
+        name for path in sources for name in re.findall(r'^    (\w+): .+ = param\(', path.read_text(), re.M)
+    )
 
 
 def table(kind: type[Any]) -> str:
