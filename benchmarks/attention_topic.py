@@ -143,7 +143,12 @@ def main() -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        '--fleets', type=fleet_of, nargs='+', default=[(8, 20), (32, 20)], metavar='8x20', help='robots and map side'
+        '--fleets',
+        type=fleet_of,
+        nargs='+',
+        default=[(8, 20), (32, 20), (128, 40)],
+        metavar='8x20',
+        help='robots and map side',
     )
     parser.add_argument('--decisions', type=int, default=30, help='timed decisions of each kind (default 30)')
     parser.add_argument('--density', type=float, default=0.15, help='share of obstacles (default 0.15)')

@@ -31,6 +31,7 @@ from attn_robotics.ros import qos
 from attn_robotics.ros.parameters import ParameterError, Parameters
 
 DIAGNOSTICS_PERIOD_S = 1.0
+STILL_S = 10.0  # [wall s] simulated time that has not moved for this long has stopped
 DROPS_TOLD_EVERY_S = 5.0  # of wall time, a reason
 
 
@@ -71,6 +72,8 @@ class AttnNode(LifecycleNode):
         self.add_post_set_parameters_callback(self._refresh)
         self.dropped: Counter[str] = Counter()
         self._told_s: dict[str, float] = {}
+        self._time_moved = (-1, time.monotonic())  # ROS time [ns], and the wall time at which it was new
+        self._told_of_time = False
         self.exit_code = 0  # what the process ends with
         self.is_done = False  # set it to end the process
         self._diagnostics: Any = None
@@ -243,10 +246,27 @@ class AttnNode(LifecycleNode):
             self._told_s[reason] = now_s
             self.get_logger().warning(f'dropped: {reason}{": " + detail if detail else ""}')
 
+    def _time_stands_still_s(self) -> float:
+        """For how long simulated time has not moved [s of wall time]; says so once, since nothing else will happen."""
+        now_ns, wall_s = self.get_clock().now().nanoseconds, time.monotonic()
+        if now_ns != self._time_moved[0] or not self.get_parameter('use_sim_time').value:
+            self._time_moved = (now_ns, wall_s)
+            self._told_of_time = False
+        still_s = wall_s - self._time_moved[1]
+        if still_s >= STILL_S and not self._told_of_time:
+            self._told_of_time = True
+            self.get_logger().error(
+                f"time stands still: nothing on '/clock' for {still_s:.0f} s; is a simulator running?"
+            )
+        return still_s
+
     def _report(self) -> None:
         values: Mapping[str, object] = {}
+        still_s = self._time_stands_still_s()
         if self._last_error:
             level, message = DiagnosticStatus.ERROR, self._last_error
+        elif still_s >= STILL_S:
+            level, message = DiagnosticStatus.ERROR, f"time stands still: nothing new on '/clock' for {still_s:.0f} s"
         elif not self._is_active:
             level, message = DiagnosticStatus.WARN, 'not active'
         else:

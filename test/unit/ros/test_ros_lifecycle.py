@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import String
 
+from attn_robotics.ros import lifecycle
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError
 from attn_robotics.ros.parameters import param
 
@@ -204,3 +205,15 @@ def test_help_lists_the_parameters():
         text, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert 'fails' in text and 'Where to fail. (string)' in text
+
+
+def test_simulated_time_that_stands_still_is_one_line_and_shown(graph, monkeypatch):
+    monkeypatch.setattr(lifecycle, 'STILL_S', 0.5)
+    heard = graph.hear(DiagnosticArray, '/diagnostics')
+    graph.start(Demo, use_sim_time=True)
+    graph.until(graph.errors, 'an error line')
+    assert "time stands still: nothing on '/clock'" in graph.errors()[0]
+    graph.until(lambda: any(s.message.startswith('time stands still') for a in heard for s in a.status))
+    before = len(heard)
+    graph.until(lambda: len(heard) > before + 1, 'more diagnostics')
+    assert len(graph.errors()) == 1
