@@ -47,7 +47,7 @@ def targets():
 
 
 def launch_arguments(path):
-    return set(re.findall(r"^    \('(\w+)', |^        '(\w+)',$", path.read_text(), re.MULTILINE))
+    return set(re.findall(r"^ +\('(\w+)', |^ +'(\w+)',$", path.read_text(), re.MULTILINE))
 
 
 def has_module(name):
