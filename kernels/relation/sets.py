@@ -84,7 +84,6 @@ def _sets(
     i_set = e * PACK + i // SLOTS
     same = (i // SLOTS == j // SLOTS) & (e >= 0)
     forth = i_set * r_b + i % SLOTS * r_q + j % SLOTS
-    back = i_set * r_b + j % SLOTS * r_q + i % SLOTS
     w = tl.arange(0, TILE)[None, :, None]
     v_tile_at = (e * PACK + w // SLOTS) * v_b + w % SLOTS * v_n + d[None, None, :]
     groups = tl.cdiv(sets, GROUP)
@@ -99,7 +98,6 @@ def _sets(
             k_tile = tl.load(k_at).to(PRODUCT)
             v_tile = tl.load(v_at).to(PRODUCT)
             index = tl.load(r_at + forth, mask=same, other=-1).to(tl.int32)
-            turned = tl.load(r_at + back, mask=same, other=-1).to(tl.int32)
         else:
             left = sets - group * GROUP
             wide = (d < width)[None, :]
@@ -112,8 +110,7 @@ def _sets(
             there = same & (i_set < left)
             pair = there & (i % SLOTS < queries) & (j % SLOTS < keys)
             index = tl.load(r_at + forth, mask=pair, other=-1).to(tl.int32)
-            pair = there & (j % SLOTS < queries) & (i % SLOTS < keys)
-            turned = tl.load(r_at + back, mask=pair, other=-1).to(tl.int32)
+        turned = tl.permute(index, (0, 2, 1))
         if PACKED:
             by_query = _pack(
                 tl.dot(q_tile, tl.trans(b_0), input_precision='ieee') + constant_0[None, :],

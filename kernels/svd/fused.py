@@ -155,7 +155,7 @@ def attend_fused(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, rows:
 
 
 def factorise_fused(
-    history: Tensor, rank: int, keep: Tensor | None, *, warps: int = 8, sweeps: int = SWEEPS
+    history: Tensor, rank: int, keep: Tensor | None, *, warps: int = 4, sweeps: int = SWEEPS
 ) -> Factorisation:
     """See `attn_robotics.kernels.svd.factorise`."""
     history = history if history.stride(-1) == 1 else history.contiguous()
