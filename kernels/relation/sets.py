@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attn_robotics.kernels.launch import APPROXIMATE, LOG2_E, interpreter_product, on_device_of, power_of_two
 
-LARGEST = 64  # members of a set
+LARGEST = 32  # members of a set; above, a set fills a tile of its own
 PROCESSORS = 132  # of the GPU that the work is spread over
 
 
@@ -159,7 +159,7 @@ def geometry(queries: int, keys: int, rows: int) -> tuple[int, int]:
 
 def settings(slots: int) -> tuple[int, int, int, int]:
     """Rows of a tile, warps, stages, programs a processor."""
-    return (64, 4, 3, 2)
+    return (64, 4, 3, 2) if slots <= 16 else (32, 2, 3, 4)
 
 
 def sets_forward(
