@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import glob
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import torch
 from attention_rows import ROWS, Row
-from graph_timing import conditions, copy_time_us, empty_node_us, time_replay
+from graph_timing import Timing, conditions, copy_time_us, empty_node_us, time_replay
 from tqdm import tqdm
 
 from attn_robotics.kernels import dispatch
@@ -47,7 +49,8 @@ def compile_only(group: str, patterns: list[str], without: tuple[str, ...]) -> N
         if is_wanted(group, row, patterns):
             works = [work for name, work in row.baselines.items() if f'{row.name}/{name}' not in without]
             with dispatch.forcing('fused'):
-                _try(row.ours)
+                for work in (row.ours, *row.variants.values()):
+                    _try(work)
             for work in works:
                 _try(work)
 
@@ -60,18 +63,54 @@ def _try(work: Callable[[], object]) -> None:
         print(f'compiling: {type(problem).__name__}: {str(problem)[:120]}', file=sys.stderr)
 
 
-def compile_in_parallel(arguments: argparse.Namespace, groups: list[str]) -> None:
-    """One process a group of rows; they share the on-disk caches of Triton and torch with this one."""
-    command = [sys.executable, __file__, '--compile-only']
-    options = ['--seed', str(arguments.seed)]
-    options += ['--only', *arguments.only] if arguments.only else []
-    options += ['--without', *arguments.without] if arguments.without else []
-    waiting = [subprocess.Popen([*command, '--rows', group, *options]) for group in groups]
+def compile_in_parallel(arguments: argparse.Namespace) -> None:
+    """One process a row; they share the on-disk caches of Triton and torch with this one."""
+    cases = [
+        (group, case_of(row))
+        for group in arguments.rows
+        for row in ROWS[group]()
+        if is_wanted(group, row, arguments.only)
+    ]
+    torch.cuda.empty_cache()
+    command = [sys.executable, __file__, '--compile-only', '--seed', str(arguments.seed)]
+    command += ['--without', *arguments.without] if arguments.without else []
+    environment = {**os.environ, 'TORCHINDUCTOR_COMPILE_THREADS': '1'}
+    waiting = [
+        subprocess.Popen([*command, '--rows', group, '--only', glob.escape(case)], env=environment)
+        for group, case in cases
+    ]
     for process in tqdm(waiting, desc='compiling', file=sys.stderr):
         process.wait()
 
 
-def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[str, object]]:
+def fastest(row: Row, timing: Timing, allowed: float, found: list[dict[str, object]]) -> tuple[Timing, str | None]:
+    """Time other configurations of our kernel; a wrong one is reported and does not count."""
+    chosen, reference = None, flat(row.ours())
+    for name, work in row.variants.items():
+        entry: dict[str, object] = {'name': f'time/{case_of(row)}/ours_{name}', 'value': None, 'unit': 'us'}
+        found.append(entry)
+        try:
+            difference = rms(flat(work()), reference)
+            if not difference <= allowed * max(1.0, float(reference.double().square().mean().sqrt())):
+                entry['note'] = f'differs by {difference:.2e} from the default configuration'
+                continue
+            other = time_replay(work)
+        except Exception as problem:
+            entry['note'] = f'{type(problem).__name__}: {problem}'[:120]
+            continue
+        entry['value'] = other.median_us
+        if other.median_us < timing.median_us:
+            timing, chosen = other, name
+    return timing, chosen
+
+
+def flat(value: object) -> torch.Tensor:
+    """One vector of a tensor or a tuple of tensors."""
+    parts = (value,) if isinstance(value, torch.Tensor) else value
+    return torch.cat([part.double().flatten() for part in parts])  # type: ignore[attr-defined]  # a tuple of tensors
+
+
+def measure(row: Row, deadline: float, without: tuple[str, ...], tune: bool) -> list[dict[str, object]]:
     """Gate, time and compare one row; baselines are left out once the deadline has passed."""
     ours, low, truth = row.gate()
     error, allowed = rms(ours, truth), 2 * rms(low, truth) + 1e-6
@@ -83,11 +122,17 @@ def measure(row: Row, deadline: float, without: tuple[str, ...]) -> list[dict[st
         return found
     del ours, low, truth
     with dispatch.forcing('fused'):
-        timing = time_replay(row.ours)
-    found.append(
-        {'name': f'time/{case}/ours', 'value': timing.median_us, 'unit': 'us', 'graph': timing.graph,
-         'range': [timing.low_us, timing.high_us]}
-    )  # fmt: skip
+        timing, chosen = time_replay(row.ours), None
+        if tune:
+            timing, chosen = fastest(row, timing, allowed, found)
+    entry: dict[str, object] = {
+        'name': f'time/{case}/ours',
+        'value': timing.median_us,
+        'unit': 'us',
+        'graph': timing.graph,
+        'range': [timing.low_us, timing.high_us],
+    }
+    found.append({**entry, 'configuration': chosen} if chosen else entry)
     times: dict[str, float] = {}
     for name, work in row.baselines.items():
         if f'{row.name}/{name}' in without:
@@ -146,7 +191,7 @@ def draw(results: list[dict[str, object]], path: Path) -> None:
     groups: dict[str, list[tuple[str, float]]] = {}
     for entry in results:
         kind, *rest = str(entry['name']).split('/')
-        if kind == 'time' and isinstance(entry['value'], float):
+        if kind == 'time' and isinstance(entry['value'], float) and not rest[-1].startswith('ours_'):
             groups.setdefault('/'.join(rest[:-1]), []).append((rest[-1], entry['value']))
     figure, axes = pyplot.subplots(figsize=(10, 0.32 * sum(len(g) + 1 for g in groups.values()) + 1))
     at, ticks, labels = 0, [], []
@@ -178,7 +223,7 @@ def table(results: list[dict[str, object]]) -> str:
         shown = f'{value:12.3f}' if isinstance(value, float) and value >= 0.01 else f'{value!s:>12.12}'
         goal = f'  goal {entry["target"]:.3g}  {"met" if entry["met"] else "MISSED"}' if 'target' in entry else ''
         flag = '' if entry.get('graph', True) else '  (eager: cannot be captured)'
-        note = f'  {entry["note"]}' if 'note' in entry else ''
+        note = ''.join(f'  {entry[key]}' for key in ('configuration', 'note') if key in entry)
         lines.append(f'{entry["name"]:74} {shown} {entry["unit"]:2}{goal}{flag}{note}')
     return '\n'.join(lines)
 
@@ -209,6 +254,7 @@ def main() -> int:
     parser.add_argument('--budget', type=float, default=3600.0, help='seconds after which baselines are left out')
     parser.add_argument('--without', nargs='*', default=[], metavar='ROW/BASELINE', help='baselines to leave out')
     parser.add_argument('--no-baselines', action='store_true', help='time our kernels and the ceilings only')
+    parser.add_argument('--tune', action='store_true', help='time other configurations of our kernels, take the best')
     parser.add_argument('--parallel', action='store_true', help='compile all rows in parallel processes first')
     parser.add_argument('--compile-only', action='store_true', help='measure nothing, fill the caches of the compilers')
     parser.add_argument('--from-json', type=Path, help='measure nothing; print and plot an earlier run')
@@ -230,7 +276,8 @@ def main() -> int:
         return 0
     start = time.monotonic()
     if arguments.parallel:
-        compile_in_parallel(arguments, arguments.rows)
+        compile_in_parallel(arguments)
+        torch.manual_seed(arguments.seed)
     deadline = start + (-1.0 if arguments.no_baselines else arguments.budget)
     results, facts = ceilings(), conditions(arguments.seed)
     text = {
@@ -247,7 +294,7 @@ def main() -> int:
                     if not is_wanted(name, row, arguments.only):
                         continue
                     progress.set_postfix_str(case_of(row))
-                    found = measure(row, deadline, without)
+                    found = measure(row, deadline, without, arguments.tune)
                     results += found
                     print(table(found), flush=True)
                     if arguments.json:

@@ -24,6 +24,14 @@ from attn_robotics.kernels import random_feature as feature_op
 from attn_robotics.kernels import relation as relation_op
 from attn_robotics.kernels import svd as svd_op
 from attn_robotics.kernels.distance import distance_bias, pairwise_distance
+from attn_robotics.kernels.gravity.fused import gravity_forward
+from attn_robotics.kernels.neighbour_block.fused import neighbour_block_forward
+from attn_robotics.kernels.neighbour_set.fused import neighbour_set_forward
+from attn_robotics.kernels.random_feature.fused import random_feature_forward
+from attn_robotics.kernels.relation.backward import sets_backward
+from attn_robotics.kernels.relation.flash import flash_forward
+from attn_robotics.kernels.relation.fused import relation_forward
+from attn_robotics.kernels.relation.sets import sets_forward
 
 Work = Callable[[], object]
 functorch_config.donated_buffer = False  # compiled backward passes are replayed
@@ -42,6 +50,7 @@ class Row:
         targets: baseline name (or 'best', 'copy', 'empty') to the factor the goal asks for.
         bytes_moved: compulsory traffic, for the share of the copy ceiling; 0 where it does not bind.
         eager: baselines that cannot be captured; trying would leave the random generator in capture mode.
+        variants: other configurations of our kernel, tried by `--tune`.
     """
 
     name: str
@@ -52,6 +61,7 @@ class Row:
     targets: dict[str, float] = field(default_factory=dict)
     bytes_moved: int = 0
     eager: tuple[str, ...] = ()
+    variants: dict[str, Work] = field(default_factory=dict)
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -141,6 +151,11 @@ def _gradient_gate(
     return ours, low, truth
 
 
+def _variants(forward: Callable[..., object], *configurations: object) -> dict[str, Work]:
+    """`forward(config)` for every configuration, named after it."""
+    return {str(config): (lambda c=config: forward(c)) for config in configurations}
+
+
 def neighbour_sets() -> Iterator[Row]:
     """Neighbour sets with a metric bias and device-side lengths: throughput, then latency."""
     goals = {'copy': 0.85}
@@ -176,7 +191,28 @@ def neighbour_sets() -> Iterator[Row]:
             baselines,
             targets,
             sum(x.numel() * x.element_size() for x in (q, k, v, v, positions, lengths)),
+            variants=_variants(
+                lambda c, a=arguments, w=width: neighbour_set_forward(*a, law='power', scale=w**-0.5, config=c),
+                *(
+                    {16: [(1, 16, 1), (2, 16, 1), (2, 16, 2), (4, 16, 2)], 8: [(1, 16, 1), (2, 16, 1), (2, 16, 2)]}
+                    | {32: [(2, 32, 2), (1, 32, 2)], 128: [(1, 16, 2), (1, 16, 4)]}
+                )[slots],
+            ),
         )
+
+
+RELATION_TRIED: dict[int, list[tuple[Callable[..., Tensor], list[tuple[int, ...]]]]] = {
+    8: [(sets_forward, [(64, 4, 3, 2), (64, 4, 2, 2), (64, 4, 3, 3)])],
+    32: [(sets_forward, [(32, 2, 3, 4), (32, 2, 2, 4), (64, 4, 3, 2)]), (relation_forward, [(2, 64, 64, 4, 1)])],
+    1024: [
+        (flash_forward, [(16, 128, 4, 1), (32, 128, 8, 1), (32, 64, 4, 2), (16, 64, 4, 2)]),
+        (relation_forward, [(0, 32, 128, 8, 1)]),
+    ],
+    128: [
+        (flash_forward, [(16, 128, 4, 1), (16, 128, 8, 1), (16, 64, 4, 2)]),
+        (relation_forward, [(0, 16, 128, 8, 1)]),
+    ],
+}
 
 
 def relations() -> Iterator[Row]:
@@ -217,6 +253,13 @@ def relations() -> Iterator[Row]:
             {'compile': _compiled(table), 'flex': _flex(q, k, v, score)},
             {'best': goal},
             4 * q.numel() * 2 + relation.numel() * 2,
+            variants={
+                f'{kernel.__name__} {name}': work
+                for kernel, tried in RELATION_TRIED[slots]
+                for name, work in _variants(
+                    lambda c, f=kernel, a=(q, k, v, *tables, relation), s=scale: f(*a, scale=s, config=c), *tried
+                ).items()
+            },
         )
         if slots > 32:
             continue
@@ -234,7 +277,11 @@ def relations() -> Iterator[Row]:
             {'compile': _backward(torch.compile(plain, dynamic=False), leaves, (relation,), seed)},
             {'best': 3},
             7 * q.numel() * 2 + relation.numel() * 2,
-        )
+            variants=_variants(
+                lambda c, a=(q, k, v, *tables, relation, seed), s=scale: sets_backward(*a, scale=s, config=c),
+                (64, 4, 2), (32, 2, 4), (32, 4, 2),
+            ),
+        )  # fmt: skip
 
 
 def gravities() -> Iterator[Row]:
@@ -258,7 +305,14 @@ def gravities() -> Iterator[Row]:
         index_gate,
         {**_libraries(q, k, v, causal=True), 'flex': _flex(q, k, v, score, causal=True)},
         {'flex': 10.0, 'cudnn': 1 / 1.2},
-    )
+        variants=_variants(
+            lambda c: gravity_forward(
+                q, k, v, alpha, beta, None, None, None,
+                metric='index', causal=True, placement='logit', scale=0.125, config=c,
+            ),
+            (64, 64, 4, 2), (128, 64, 8, 2), (64, 64, 8, 2),
+        ),
+    )  # fmt: skip
     cells = torch.stack(torch.meshgrid(torch.arange(40), torch.arange(40), indexing='ij'), -1).reshape(1, 1600, 2)
     positions = cells.to('cuda', torch.float32).expand(16, -1, -1).contiguous()
     x, y, z = (_random(16, heads, 1600, 32) for _ in range(3))
@@ -403,7 +457,12 @@ def random_features() -> Iterator[Row]:
         {'compile': _compiled(plain), 'flash': _sdpa(SDPBackend.FLASH_ATTENTION, q, k, v)},
         {'compile': 5.0, 'flash': 35.0},
         4 * q.numel() * 2,
-    )
+        variants=_variants(
+            lambda c: random_feature_forward(q, k, v, low, None, None, scale=0.125, config=c),
+            ((128, 64, 4, 3), (64, 4, 1, 2)), ((128, 64, 4, 4), (64, 4, 1, 3)), ((128, 128, 8, 3), (64, 4, 1, 4)),
+            ((256, 64, 8, 2), (64, 8, 1, 2)), ((128, 128, 4, 2), (128, 8, 1, 2)),
+        ),
+    )  # fmt: skip
 
 
 def factorisations() -> Iterator[Row]:
@@ -489,7 +548,11 @@ def blocks() -> Iterator[Row]:
         {'compile': _compiled(plain)},
         {'compile': 6.0},
         2 * x.numel() * 2,
-    )
+        variants=_variants(
+            lambda c: neighbour_block_forward(*arguments, heads=heads, eps=1e-5, config=c),
+            (64, 4, 2), (64, 4, 3), (128, 8, 3),
+        ),
+    )  # fmt: skip
 
 
 ROWS: dict[str, Callable[[], Iterator[Row]]] = {

@@ -59,3 +59,14 @@ def root(x):
         )
     else:
         return tl.sqrt(x)
+
+
+@triton.jit
+def reciprocal(x):
+    """1 / x for x of ordinary size: one instruction."""
+    if APPROXIMATE:
+        return tl.inline_asm_elementwise(
+            'rcp.approx.ftz.f32 $0, $1;', '=f,f', [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return 1.0 / x

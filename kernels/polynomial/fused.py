@@ -9,7 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from attn_robotics.kernels.launch import on_device_of
+from attn_robotics.kernels.launch import on_device_of, reciprocal
+
+
+@triton.jit
+def _gelu(x):
+    """x times the normal distribution function; erf by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7."""
+    a = tl.abs(x) * 0.7071067811865476
+    t = reciprocal(1.0 + 0.3275911 * a)
+    tail = ((((1.061405429 * t - 1.453152027) * t + 1.421413741) * t - 0.284496736) * t + 0.254829592) * t
+    tail = 0.5 * tail * tl.exp2(-1.4426950408889634 * a * a)
+    return x * tl.where(x < 0.0, tail, 1.0 - tail)
 
 
 @triton.jit
@@ -41,9 +51,9 @@ def _step(
             x = tl.load(projected + at, mask=real, other=0.0).to(tl.float32)
             mean = tl.load(state + at, mask=real, other=0.0)
             y = tl.load(gate + at, mask=real, other=0.0).to(tl.float32)
-        product = tl.cumprod(0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476)), 0)
+        product = tl.cumprod(_gelu(x), 0)
         mean = mean * keep + product * (1.0 - keep)
-        share = (tl.sigmoid(y) * mean).to(out.dtype.element_ty)
+        share = (mean * reciprocal(1.0 + tl.exp2(-1.4426950408889634 * y))).to(out.dtype.element_ty)
         if DEGREES == DEGREE and PART % BLOCK == 0:
             tl.store(state + at, mean)
             tl.store(out + at, share)

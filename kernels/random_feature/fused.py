@@ -150,7 +150,7 @@ def random_feature_forward(
     keep: Tensor | None,
     *,
     scale: float,
-    config: tuple[tuple[int, int, int, int], tuple[int, int, int, int]] = ((128, 64, 4, 2), (64, 4, 2, 2)),
+    config: tuple[tuple[int, int, int, int], tuple[int, int, int, int]] = ((128, 64, 4, 3), (64, 4, 1, 2)),
 ) -> Tensor:
     """See `attn_robotics.kernels.random_feature`.
 

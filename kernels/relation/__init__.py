@@ -67,7 +67,9 @@ def relation_attention(
                 return table_relation_attention(q, k, v, a, b, relation, scale)[0]
 
             fast = partial(relation_forward, scale=scale)
-            if _has_backward(q, k, query_table):
+            too_large = None if _has_backward(q, k, query_table) else 'sets, tables or heads are too large'
+            needed = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, query_table, key_table))
+            if needed and dispatch.choose('relation_backward', q, obstacle=too_large, optional=True) == 'fused':
                 from attn_robotics.kernels.relation.backward import sets_backward
 
                 gradient = partial(sets_backward, scale=scale)

@@ -43,7 +43,6 @@ def _sets_backward(
     i_set = e * PACK + i // SLOTS
     same = (i // SLOTS == j // SLOTS) & (e >= 0)
     forth = i_set * r_b + i % SLOTS * r_q + j % SLOTS
-    back = i_set * r_b + j % SLOTS * r_q + i % SLOTS
     sum_query = tl.zeros((TABLE, WIDTH), tl.float32)
     sum_key = tl.zeros((TABLE, WIDTH), tl.float32)
     sum_both = tl.zeros((TABLE,), tl.float32)
@@ -63,8 +62,7 @@ def _sets_backward(
         there = same & (i_set < left)
         pair = there & (i % SLOTS < queries) & (j % SLOTS < keys)
         index = tl.load(relation + first * r_b + forth, mask=pair, other=-1).to(tl.int32)
-        pair = there & (j % SLOTS < queries) & (i % SLOTS < keys)
-        turned = tl.load(relation + first * r_b + back, mask=pair, other=-1).to(tl.int32)
+        turned = tl.permute(index, (0, 2, 1))
         by_query = tl.dot(q_tile, tl.trans(b), input_precision='ieee') + constant[None, :]
         by_key = tl.dot(k_tile, tl.trans(a), input_precision='ieee')
         by_query = tl.reshape(by_query, (BATCH, TILE, TABLE))
@@ -92,14 +90,21 @@ def _sets_backward(
         owed_query = tl.zeros((BATCH, TILE, TABLE), tl.float32)
         owed_key = tl.zeros((BATCH, TILE, TABLE), tl.float32)
         m_3 = m[None, None, :]
-        for s in tl.range(0, SLOTS):
-            mine = same & (j % SLOTS == s)
-            value = tl.sum(tl.where(mine, d_score, 0.0), 2)
-            where = tl.sum(tl.where(mine, index, 0), 2)
-            owed_query += tl.where(m_3 == where[:, :, None], value[:, :, None], 0.0)
-            value = tl.sum(tl.where(mine, d_turned, 0.0), 2)
-            where = tl.sum(tl.where(mine, turned, 0), 2)
-            owed_key += tl.where(m_3 == where[:, :, None], value[:, :, None], 0.0)
+        if SLOTS <= 16:
+            for s in tl.range(0, SLOTS):
+                mine = same & (j % SLOTS == s)
+                value = tl.sum(tl.where(mine, d_score, 0.0), 2)
+                where = tl.sum(tl.where(mine, index, 0), 2)
+                owed_query += tl.where(m_3 == where[:, :, None], value[:, :, None], 0.0)
+                value = tl.sum(tl.where(mine, d_turned, 0.0), 2)
+                where = tl.sum(tl.where(mine, turned, 0), 2)
+                owed_key += tl.where(m_3 == where[:, :, None], value[:, :, None], 0.0)
+        else:  # fewer relations than members: collect each relation's pairs
+            for s in tl.range(0, table):
+                value = tl.sum(tl.where(index == s, d_score, 0.0), 2)
+                owed_query = tl.where(m_3 == s, value[:, :, None], owed_query)
+                value = tl.sum(tl.where(index == s, d_score, 0.0), 1)
+                owed_key = tl.where(m_3 == s, value[:, :, None], owed_key)
         owed_query = tl.reshape(owed_query, (ROWS, TABLE))
         owed_key = tl.reshape(owed_key, (ROWS, TABLE))
         sum_both += tl.sum(owed_query, 0)

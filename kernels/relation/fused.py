@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
+from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
 
 
 @triton.jit
@@ -111,12 +112,14 @@ def relation_forward(
     scale: float,
     config: tuple[int, int, int, int, int] | None = None,
 ) -> Tensor:
-    """See `attn_robotics.kernels.relation`; `config` replaces `settings` when tuning."""
+    """See `attn_robotics.kernels.relation`; `config` takes the kernel of this file when tuning."""
     q, k, v, query_table, key_table, relation = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, query_table, key_table, relation)
     )
     sets, heads, queries, width = q.shape
     keys, table = k.shape[2], query_table.shape[0]
+    if config is None and max(queries, keys) <= LARGEST and width <= 64 and table <= 64:
+        return sets_forward(q, k, v, query_table, key_table, relation, scale=scale)
     out = torch.empty(q.shape, dtype=v.dtype, device=q.device)
     group, rows, columns, warps, stages = config or settings(sets, heads, queries, keys, table)
     grid = (triton.cdiv(sets, group), heads) if group else (triton.cdiv(queries, rows), sets * heads)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from attn_robotics.kernels.launch import APPROXIMATE, LOG2_E, interpreter_product, on_device_of, power_of_two
 
-LARGEST = 64  # members of a set
+LARGEST = 32  # members of a set; above, a set fills a tile of its own
 PROCESSORS = 132  # of the GPU that the work is spread over
 
 
@@ -84,7 +84,6 @@ def _sets(
     i_set = e * PACK + i // SLOTS
     same = (i // SLOTS == j // SLOTS) & (e >= 0)
     forth = i_set * r_b + i % SLOTS * r_q + j % SLOTS
-    back = i_set * r_b + j % SLOTS * r_q + i % SLOTS
     w = tl.arange(0, TILE)[None, :, None]
     v_tile_at = (e * PACK + w // SLOTS) * v_b + w % SLOTS * v_n + d[None, None, :]
     groups = tl.cdiv(sets, GROUP)
@@ -99,7 +98,6 @@ def _sets(
             k_tile = tl.load(k_at).to(PRODUCT)
             v_tile = tl.load(v_at).to(PRODUCT)
             index = tl.load(r_at + forth, mask=same, other=-1).to(tl.int32)
-            turned = tl.load(r_at + back, mask=same, other=-1).to(tl.int32)
         else:
             left = sets - group * GROUP
             wide = (d < width)[None, :]
@@ -112,8 +110,7 @@ def _sets(
             there = same & (i_set < left)
             pair = there & (i % SLOTS < queries) & (j % SLOTS < keys)
             index = tl.load(r_at + forth, mask=pair, other=-1).to(tl.int32)
-            pair = there & (j % SLOTS < queries) & (i % SLOTS < keys)
-            turned = tl.load(r_at + back, mask=pair, other=-1).to(tl.int32)
+        turned = tl.permute(index, (0, 2, 1))
         if PACKED:
             by_query = _pack(
                 tl.dot(q_tile, tl.trans(b_0), input_precision='ieee') + constant_0[None, :],
@@ -162,7 +159,7 @@ def geometry(queries: int, keys: int, rows: int) -> tuple[int, int]:
 
 def settings(slots: int) -> tuple[int, int, int, int]:
     """Rows of a tile, warps, stages, programs a processor."""
-    return (64, 4, 3, 2)
+    return (64, 4, 3, 2) if slots <= 16 else (32, 2, 3, 4)
 
 
 def sets_forward(

@@ -18,8 +18,9 @@ from torch import Tensor
 from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
 from attn_robotics.kernels.svd.naive import NOISE, Factorisation
 
-SWEEPS = 8  # random matrices of width 64 need six, spectra that fall by a factor of ten four
-CONVERGED = 1.0e-8  # squared cosine of the worst pair met in a sweep; one that small leaves its square behind
+SWEEPS = 8  # a bound; equal eigenvalues take six, spectra that fall by a factor of ten three
+# Squared cosine of the worst pair met in a sweep below which the sweep was the last: it leaves about its square.
+CONVERGED = 3.0e-5
 
 
 @triton.jit
@@ -155,7 +156,7 @@ def attend_fused(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, rows:
 
 
 def factorise_fused(
-    history: Tensor, rank: int, keep: Tensor | None, *, warps: int = 8, sweeps: int = SWEEPS
+    history: Tensor, rank: int, keep: Tensor | None, *, warps: int = 4, sweeps: int = SWEEPS
 ) -> Factorisation:
     """See `attn_robotics.kernels.svd.factorise`."""
     history = history if history.stride(-1) == 1 else history.contiguous()

@@ -35,9 +35,11 @@ def test_forcing_ends_with_its_block():
 def test_a_kernel_no_gpu_has_proven_runs_only_when_forced(monkeypatch):
     tensor = torch.zeros(1)
     monkeypatch.setattr(dispatch, '_device_obstacle', lambda _: None)
-    assert dispatch.choose('svd', tensor) == 'naive' and 'not proven' in dispatch.last('svd').reason
+    monkeypatch.setitem(dispatch.UNPROVEN, 'probe', 'nobody has looked')
+    assert dispatch.choose('probe', tensor) == 'naive' and 'nobody has looked' in dispatch.last('probe').reason
     with dispatch.forcing('fused'):
-        assert dispatch.choose('svd', tensor) == 'fused'
+        assert dispatch.choose('probe', tensor) == 'fused'
+        assert dispatch.choose('probe', tensor, obstacle='too wide', optional=True) == 'naive'
 
 
 def test_float64_is_left_to_the_definition():
