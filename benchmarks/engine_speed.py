@@ -100,8 +100,9 @@ def calling_back(engine: Engine, model: str, request: dict[str, np.ndarray], cli
         engine.submit(model, request, deadline_s=60).add_done_callback(lambda future: take(index, future))
 
     def take(index: int, future: Any) -> None:
-        answered[index] += future.exception() is None
-        if time.perf_counter() < end:
+        is_fine = future.exception() is None
+        answered[index] += is_fine
+        if is_fine and time.perf_counter() < end:
             ask(index)
         else:
             ended.release()
