@@ -109,12 +109,12 @@ def test_what_can_not_be_answered_in_time_is_refused_on_arrival() -> None:
     scheduler, queue = Scheduler(), queue_of(max_rows=1, rows1=1.0)
     running = [request(queue, 100.0)]
     scheduler.started(running, 0.0)
-    scheduler.offer(request(queue, 2.5), 0.0)  # runs from 1 to 2, with the half launch of slack that is asked for
+    scheduler.offer(request(queue, 2.7), 0.0)  # runs from 1 to 2, with the quarter of its time that is asked for
     with pytest.raises(EngineError) as caught:
-        scheduler.offer(request(queue, 2.6), 0.0)  # would end at 3
+        scheduler.offer(request(queue, 2.8), 0.0)  # would end at 3
     assert caught.value.reason == 'overload'
-    scheduler.offer(request(queue, 3.5), 0.0)
-    scheduler.offer(request(queue, 2.6, priority=1), 0.0)  # goes first, ends at 2
+    scheduler.offer(request(queue, 4.0), 0.0)
+    scheduler.offer(request(queue, 2.7, priority=1), 0.0)  # goes first, ends at 2
 
 
 def test_an_idle_device_tries_even_what_looks_too_slow_so_that_a_wrong_cost_can_not_last() -> None:
@@ -245,7 +245,9 @@ def test_costs_of_ever_new_shapes_do_not_fill_the_memory() -> None:
     assert len(cost._groups) == CostModel.MAX_GROUPS
 
 
-def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 0) -> tuple[float, float, float]:
+def simulate(
+    load: float, deadline: float, *, seconds: float = 8.0, seed: int = 0, noise: float = 0.2
+) -> tuple[float, float, float]:
     """Poisson arrivals at `load` times the capacity of a device that takes 2 ms + 0.5 ms a row, with noise.
 
     Returns:
@@ -254,7 +256,7 @@ def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 
     rng = np.random.default_rng(seed)
 
     def cost(rows: int) -> float:
-        return (0.002 + 0.0005 * rows) * float(rng.lognormal(0.0, 0.2))
+        return (0.002 + 0.0005 * rows) * float(rng.lognormal(0.0, noise))
 
     queue = ModelQueue(16, 0.0, 256)
     for rows in (1, 2, 4, 8, 16):
@@ -293,9 +295,10 @@ def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 
     return float(np.quantile(latencies, 0.99)), in_time / seconds / capacity, expired / accepted
 
 
+@pytest.mark.parametrize('noise', [0.0, 0.2])
 @pytest.mark.parametrize('seed', range(3))
-def test_at_twice_the_capacity_the_accepted_are_answered_within_twice_the_deadline(seed: int) -> None:
-    p99, goodput, expired = simulate(2.0, 0.05, seed=seed)
+def test_at_twice_the_capacity_the_accepted_are_answered_within_twice_the_deadline(seed: int, noise: float) -> None:
+    p99, goodput, expired = simulate(2.0, 0.05, seed=seed, noise=noise)
     assert p99 <= 2 * 0.05
     assert goodput >= 0.9
     assert expired <= 0.01
