@@ -157,7 +157,8 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def write_results(bench: Bench, path: Path, conditions: dict[str, Any]) -> None:
     """Write the rows in the suite's schema."""
-    command = ' '.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *sys.argv[1:]])
+    arguments = [Path(word).name if word.startswith('/') else word for word in sys.argv[1:]]
+    command = ' '.join(['python', f'benchmarks/{Path(sys.argv[0]).name}', *arguments])
     results = {'schema': 1, 'command': command, 'conditions': conditions, 'rows': [asdict(row) for row in bench.rows]}
     write_atomically(path, json.dumps(results, indent=1).encode())
 

@@ -37,21 +37,29 @@ EXPERIMENTS: dict[str, Callable[[Bench], None]] = {
 
 def plot(bench: Bench, path: Path) -> None:
     """Draw what was measured, one panel an experiment."""
-    panels = max(1, len(bench.curves))
-    figure, axes = plt.subplots(1, panels, figsize=(5 * panels, 4), squeeze=False)
-    for axis, (name, curve) in zip(axes[0], bench.curves.items(), strict=False):
+    memory = {name.removeprefix('memory '): curve for name, curve in bench.curves.items() if name.startswith('memory')}
+    names = [name for name in ('latency', 'overload') if name in bench.curves] + ['memory'] * bool(memory)
+    figure, axes = plt.subplots(1, max(1, len(names)), figsize=(5 * max(1, len(names)), 4), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=False):
         if name == 'overload':
+            curve = bench.curves[name]
             axis.plot(curve[:, 0], curve[:, 1], 'o-', label='p99 of the answered / deadline')
             axis.plot(curve[:, 0], curve[:, 2], 's-', label='answered in time / capacity')
-            axis.set(xlabel='offered load / capacity', ylim=(0, None), title='Overload')
+            axis.axhline(2.0, color='tab:red', lw=1, ls='--', label='target of p99')
+            axis.set(xlabel='offered load / capacity', ylim=(0, 2.2), title='Overload')
             axis.legend()
-        elif name.startswith('memory'):
-            axis.plot(curve)
-            where = name.removeprefix('memory ')
-            axis.set(xlabel='cycle', ylabel=f'{where}, after unloading [MB]', ylim=(0, None), title='Load and unload')
+        elif name == 'memory':
+            for where, curve in memory.items():
+                axis.plot(curve / max(curve[min(4, len(curve) - 1)], 1e-9), label=where)
+            axis.set(xlabel='cycle', ylabel='held after unloading / after five cycles', ylim=(0, 1.5))
+            axis.set_title('Load and unload')
+            axis.legend()
         else:
-            axis.hist(1e6 * curve, bins=np.linspace(0, 1e6 * np.quantile(curve, 0.99), 50))
+            curve = 1e6 * bench.curves[name]
+            axis.hist(curve, bins=np.linspace(0, np.quantile(curve, 0.98), 50))
+            axis.axvline(15, color='tab:red', lw=1, ls='--', label='target of the median')
             axis.set(xlabel='request to launch [us]', ylabel='requests', title='Python on the way in')
+            axis.legend()
     save_figure(figure, path)
 
 

@@ -63,11 +63,8 @@ class Lane:
         with self._lock:
             if self._stopping:
                 raise EngineError('stopped', 'the engine is shutting down')
-            now = self._clock()
-            left = self._scheduler.offer(request, now)
-            needs_look = self._scheduler.needs_look(request, now)
-        if needs_look:
-            self._tokens.put(None)
+            left = self._scheduler.offer(request, self._clock())
+        self._tokens.put(None)
         for other, reason in left:
             self._drop(other, reason)
 
@@ -76,10 +73,9 @@ class Lane:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            now = self._clock()
-            if not self._scheduler.starts_at_once(request, now) or self._stopping:
+            if not self._scheduler.is_idle() or self._stopping:
                 return False
-            ticket = self._scheduler.started((request,), now)
+            ticket = self._scheduler.started((request,), self._clock())
         finally:
             self._lock.release()
         self._finish([request], ticket)
@@ -140,7 +136,7 @@ class Lane:
             self._run(batch, self.index)
         finally:
             with self._lock:
-                self._scheduler.finished(ticket, self._clock())
+                self._scheduler.finished(ticket)
                 more = self._scheduler.waiting() > 0
             if more:
                 self._tokens.put(None)

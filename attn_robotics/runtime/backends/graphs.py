@@ -8,6 +8,7 @@ leaves old rows behind its own; rows are independent by the entry's word, and no
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +27,7 @@ Forward = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class CudaLane:
-    """One stream of one model; one batch at a time.
+    """What one model does in one stream; one batch at a time.
 
     Args:
         entry: the model's.
@@ -39,7 +40,8 @@ class CudaLane:
         self.entry = entry
         self._forward = forward
         self._device = device
-        self._stream = torch.cuda.Stream(device, priority=priority)
+        self._stream = shared_stream(device, priority)
+        self._capture_stream = torch.cuda.Stream(device, priority=priority)  # what others launch stays out of the graph
         # Graphs of one lane never overlap, so they may share intermediate memory; those of two lanes may not.
         self._pools = [torch.cuda.graph_pool_handle()]  # the last is in use, others broke with a failed capture
         self._graphs: dict[tuple[tuple[int, ...], int], _Graph] = {}
@@ -55,7 +57,7 @@ class CudaLane:
             RuntimeError: the network can't be captured; torch.OutOfMemoryError where it does not fit.
         """
         with torch.cuda.device(self._device), torch.inference_mode():
-            graph = _Graph(self.entry, request, self._forward, self._device, self._stream, self._pools)
+            graph = _Graph(self.entry, request, self._forward, self._device, self._capture_stream, self._pools)
         self._graphs[request.group, request.rows] = graph
         buffers = sum(graph.buffer_bytes for graph in self._graphs.values())
         self.memory_bytes = buffers + pool_bytes(self._pools)
@@ -276,6 +278,12 @@ def _as_tensor(value: Any) -> Tensor:
     return tensor
 
 
+@functools.cache
+def shared_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
+    """One stream for all models; with each stream torch keeps workspaces of 32 MiB and more for good."""
+    return torch.cuda.Stream(device, priority=priority)
+
+
 def replay_on(stream: torch.cuda.Stream, graph: torch.cuda.CUDAGraph, done: torch.cuda.Event) -> float:
     """Launch a graph on a stream, whatever the thread's own is, with an event behind it; when it was launched [s].
 
@@ -312,6 +320,9 @@ def capture(body: Callable[[], None], stream: torch.cuda.Stream, pools: list[Any
     before = torch.cuda.current_stream(stream.device)
     for is_last in (False, True):
         graph = torch.cuda.CUDAGraph()
+        # So that the graph's workspaces are made in its own pool, where they stay valid and go with it. Those of the
+        # stream would be kept for good, and be written to by whoever captures next.
+        torch._C._cuda_clearCublasWorkspaces()
         try:
             # thread_local: other lanes go on working while this one captures.
             with torch.cuda.graph(graph, pool=pools[-1], stream=stream, capture_error_mode='thread_local'):
@@ -324,6 +335,8 @@ def capture(body: Callable[[], None], stream: torch.cuda.Stream, pools: list[Any
                 raise
         else:
             break
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
     return graph
 
 

@@ -109,12 +109,12 @@ def test_what_can_not_be_answered_in_time_is_refused_on_arrival() -> None:
     scheduler, queue = Scheduler(), queue_of(max_rows=1, rows1=1.0)
     running = [request(queue, 100.0)]
     scheduler.started(running, 0.0)
-    scheduler.offer(request(queue, 2.5), 0.0)  # runs from 1 to 2, with the half launch of slack that is asked for
+    scheduler.offer(request(queue, 2.7), 0.0)  # runs from 1 to 2, with the quarter of its time that is asked for
     with pytest.raises(EngineError) as caught:
-        scheduler.offer(request(queue, 2.6), 0.0)  # would end at 3
+        scheduler.offer(request(queue, 2.8), 0.0)  # would end at 3
     assert caught.value.reason == 'overload'
-    scheduler.offer(request(queue, 3.5), 0.0)
-    scheduler.offer(request(queue, 2.6, priority=1), 0.0)  # goes first, ends at 2
+    scheduler.offer(request(queue, 4.0), 0.0)
+    scheduler.offer(request(queue, 2.7, priority=1), 0.0)  # goes first, ends at 2
 
 
 def test_an_idle_device_tries_even_what_looks_too_slow_so_that_a_wrong_cost_can_not_last() -> None:
@@ -199,7 +199,7 @@ def test_nothing_is_taken_while_every_worker_runs_and_each_free_one_takes_a_batc
     tickets = [scheduler.started(scheduler.take(0.0).batch, 0.0) for _ in range(2)]
     assert scheduler.take(0.0).batch == []
     assert not scheduler.is_hungry()
-    scheduler.finished(tickets[0], 1.0)
+    scheduler.finished(tickets[0])
     assert scheduler.is_hungry()
     assert len(scheduler.take(0.0).batch) == 1
 
@@ -245,7 +245,9 @@ def test_costs_of_ever_new_shapes_do_not_fill_the_memory() -> None:
     assert len(cost._groups) == CostModel.MAX_GROUPS
 
 
-def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 0) -> tuple[float, float, float]:
+def simulate(
+    load: float, deadline: float, *, seconds: float = 8.0, seed: int = 0, noise: float = 0.2
+) -> tuple[float, float, float]:
     """Poisson arrivals at `load` times the capacity of a device that takes 2 ms + 0.5 ms a row, with noise.
 
     Returns:
@@ -254,7 +256,7 @@ def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 
     rng = np.random.default_rng(seed)
 
     def cost(rows: int) -> float:
-        return (0.002 + 0.0005 * rows) * float(rng.lognormal(0.0, 0.2))
+        return (0.002 + 0.0005 * rows) * float(rng.lognormal(0.0, noise))
 
     queue = ModelQueue(16, 0.0, 256)
     for rows in (1, 2, 4, 8, 16):
@@ -277,9 +279,9 @@ def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 
                 accepted += 1
             except EngineError:
                 pass
-        elif what == 'end' and running is not None:
+        elif running is not None:
             batch, ticket, start = running
-            scheduler.finished(ticket, now)
+            scheduler.finished(ticket)
             queue.cost.observe((), len(batch), now - start)
             latencies += [now - one.arrived for one in batch]
             running = None
@@ -289,48 +291,14 @@ def simulate(load: float, deadline: float, *, seconds: float = 8.0, seed: int = 
             if decision.batch:
                 running = (decision.batch, scheduler.started(decision.batch, now), now)
                 heapq.heappush(events, (now + cost(len(decision.batch)), next(COUNTER), 'end'))
-            elif decision.wake_s is not None:
-                heapq.heappush(events, (max(now, decision.wake_s), next(COUNTER), 'wake'))
     in_time = sum(latency <= deadline for latency in latencies)
     return float(np.quantile(latencies, 0.99)), in_time / seconds / capacity, expired / accepted
 
 
-def test_after_a_launch_for_several_their_clients_may_come_back_before_the_next_one() -> None:
-    scheduler, queue = Scheduler(), queue_of(max_rows=4, rows4=0.004)
-    for _ in range(3):
-        scheduler.offer(request(queue, 10.0), 0.0)
-    ticket = scheduler.started(scheduler.take(0.0).batch, 0.0)
-    scheduler.finished(ticket, 0.004)
-    back = [request(queue, 10.0, arrived=0.0041 + 0.0002 * i) for i in range(3)]
-    assert not scheduler.starts_at_once(back[0], 0.0041)
-    for one in back[:2]:
-        scheduler.offer(one, one.arrived)
-        decision = scheduler.take(one.arrived)
-        assert decision.batch == [] and decision.wake_s == pytest.approx(0.005)
-    assert [scheduler.needs_look(one, 0.0043) for one in back[:2]] == [True, False]  # nobody is woken for nothing
-    scheduler.offer(back[2], back[2].arrived)
-    assert scheduler.needs_look(back[2], 0.0045)
-    assert scheduler.take(0.0045).batch == back
-
-
-@pytest.mark.parametrize('answered', [1, 3])
-def test_nobody_waits_longer_than_a_quarter_of_a_launch_for_clients_that_stay_away(answered: int) -> None:
-    scheduler, queue = Scheduler(), queue_of(max_rows=4, rows4=0.004)
-    for _ in range(answered):
-        scheduler.offer(request(queue, 10.0), 0.0)
-    scheduler.finished(scheduler.started(scheduler.take(0.0).batch, 0.0), 0.004)
-    lonely = request(queue, 10.0, arrived=0.0041)
-    scheduler.offer(lonely, 0.0041)
-    assert (scheduler.take(0.0041).batch == [lonely]) == (answered == 1)  # one client has nobody to wait for
-    if answered > 1:
-        assert scheduler.take(0.005).batch == [lonely]
-    later = request(queue, 10.0, arrived=0.0051)
-    assert scheduler.starts_at_once(later, 0.0051)
-
-
+@pytest.mark.parametrize('noise', [0.0, 0.2])
 @pytest.mark.parametrize('seed', range(3))
-def test_at_twice_the_capacity_the_accepted_are_answered_within_twice_the_deadline(seed: int) -> None:
-    p99, goodput, expired = simulate(2.0, 0.05, seed=seed)
+def test_at_twice_the_capacity_the_accepted_are_answered_within_twice_the_deadline(seed: int, noise: float) -> None:
+    p99, goodput, expired = simulate(2.0, 0.05, seed=seed, noise=noise)
     assert p99 <= 2 * 0.05
     assert goodput >= 0.9
     assert expired <= 0.01

@@ -94,7 +94,7 @@ class Hungry(nn.Module):
         self.register_buffer('ballast', torch.zeros(kept * MIB, dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + torch.zeros(int(x[0, 0]) * MIB, dtype=torch.uint8, device=x.device).sum()
+        return x + torch.zeros(int(x[0, 0]) * MIB + 1, dtype=torch.uint8, device=x.device)[0]
 
 
 @register_system('hungry')
@@ -240,6 +240,28 @@ def test_versions_are_captured_and_replaced_under_load_without_a_failed_request(
     for thread in clients:
         thread.join(60)
     assert not failures
+
+
+def test_answers_stay_right_while_others_are_loaded(shelf: Shelf, engine: Engine) -> None:
+    tensors = {
+        key: [{'name': name, 'dtype': 'float32', 'shape': ['N', 'T', 256]}]
+        for key, name in (('inputs', 'tokens'), ('outputs', 'encoded'))
+    }
+    changes = {**tensors, 'dims': {'N': [1, 2], 'T': [1, 64]}, 'config': {'width': 256}}
+    put(shelf, engine, 'served', 'small_transformer', **changes)
+    request = {'tokens': np.random.default_rng(0).standard_normal((2, 64, 256), np.float32)}
+    first = engine.infer('served', request).outputs['encoded']
+    loads = [
+        threading.Thread(target=put, args=(shelf, engine, f'm{i}', 'small_transformer'), kwargs=changes)
+        for i in range(3)
+    ]
+    for load in loads:
+        load.start()
+    asked = 0
+    while any(load.is_alive() for load in loads) or asked < 20:
+        np.testing.assert_array_equal(engine.infer('served', request).outputs['encoded'], first)
+        asked += 1
+    np.testing.assert_array_equal(engine.infer('m2', request).outputs['encoded'], first)
 
 
 @pytest.fixture
