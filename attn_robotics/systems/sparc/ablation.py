@@ -2,7 +2,7 @@
 
 All networks of one table see the same number of updates, the same learning rates and worlds drawn from the same seeds;
 they differ in the communication alone. They share one device: each has a thread and a stream of its own, so that the
-small kernels of one fill the gaps of the others.
+small kernels of one fill the gaps of the others. Ctrl-C ends the training early; weights and table are still made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Together:
 
     def __init__(self, runs: list[Run], options: argparse.Namespace) -> None:
         self.runs, self.options = runs, options
-        self.progress, self.updates = 0.0, 0
+        self.progress, self.updates, self.stopped = 0.0, 0, False
         self._begin = time.monotonic()
         self.curves = Curves(options.out / 'curves.csv')
         self._bar = tqdm(total=int(options.seconds), unit='s', mininterval=5)
@@ -83,7 +83,7 @@ class Together:
 
     def _between(self) -> None:
         elapsed = time.monotonic() - self._begin
-        self.progress = min(elapsed / self.options.seconds, 1.0)
+        self.progress = 1.0 if self.stopped else min(elapsed / self.options.seconds, 1.0)
         self.updates += self.options.chunk
         row: dict[str, float] = {'step': self.updates, 'seconds': elapsed}
         row['robot_steps'] = self.runs[0].trainer.robot_steps
@@ -126,7 +126,12 @@ class Together:
         self.settle()
         self._begin = time.monotonic()
         with ThreadPoolExecutor(len(self.runs)) as pool:
-            for done in [pool.submit(self.train, run) for run in self.runs]:
+            running = [pool.submit(self.train, run) for run in self.runs]
+            try:
+                wait(running)
+            except KeyboardInterrupt:  # weights and table are made all the same
+                self.stopped = True
+            for done in running:
                 done.result()
         self._bar.close()
         self.curves.write()

@@ -284,6 +284,8 @@ class SparcNetwork(nn.Module):
         if self.join is not None and self.join_norm is not None:
             x = self.join_norm(self.join(torch.cat([rows, own_message], -1)))
             memory = messages
+        elif self.config.communication == 'none':
+            x = own_message
         else:
             x = messages if self.config.message_source == 'previous' else rows
         attention = []
