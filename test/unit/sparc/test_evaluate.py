@@ -203,7 +203,7 @@ def test_suites_hold_the_cases_of_the_results_table():
 
 def test_shield_settings_are_read_and_checked():
     config = evaluate.parse_shield('distance_weight=0.5,swap=false')
-    assert (config.distance_weight, config.swap, config.temperature) == (0.5, False, 1.0)
+    assert (config.distance_weight, config.swap, config.temperature) == (0.5, False, 0.0)
     for wrong in ('speed=1', 'swap=maybe', 'temperature=-1'):
         with pytest.raises(SystemExit):
             evaluate.main(['--shield', wrong])
