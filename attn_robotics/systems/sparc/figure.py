@@ -53,7 +53,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], pat
             rows = [found[metric].get(case, {}).get(method) for case in cases]
             x = np.arange(len(cases)) + (place - (len(methods) - 1) / 2) * width
             height = np.array([np.nan if row is None else row['value'] for row in rows])
-            ends = [(h, h) if row is None or not row['ci95'] else row['ci95'] for row, h in zip(rows, height, strict=True)]
+            ends = [row['ci95'] if row and row['ci95'] else (h, h) for row, h in zip(rows, height, strict=True)]
             spread = np.abs(np.array(ends).T - height)
             axes.bar(x, height, 0.9 * width, yerr=spread, color=colours[place], label=method, error_kw={'lw': 0.7})
         axes.set_ylabel(label)

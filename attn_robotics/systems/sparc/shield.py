@@ -41,7 +41,8 @@ class ShieldConfig:
     where its policy is sure, and its way alone (that is, PIBT) where the policy's best action has a probability below
     `confidence`. Its *way* is the steps gained towards the goal less what hinders neighbours. With Gumbel noise and
     temperature 1 the order is a draw from the policy without replacement; at 0 it is always the same, which livelocks
-    more easily where no search for a way out follows. `longest_first` is a rule of `progress`, `rescue_after` one of `rescue`.
+    more easily where no search for a way out follows. `longest_first` is a rule of `progress`, `rescue_after` one of
+    `rescue`.
     """
 
     swap: bool = True  # change places in corridors (needs distances)
