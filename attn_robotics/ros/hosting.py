@@ -128,6 +128,7 @@ def release_engine(holder: object) -> None:
                         unloads.append(_shared.engine.unload(name))
         if not _shared.holders:
             engine, _shared.engine = _shared.engine, None
+            _shared.settings = EngineSettings()  # those of the nodes that have gone
             if engine is not None:
                 engine.close()  # within the lock: the next engine finds the memory free
     wait_for(unloads, UNLOAD_LIMIT_S)
