@@ -96,8 +96,10 @@ def settings(sets: int, heads: int, queries: int, keys: int, table: int) -> tupl
     if max(queries, keys) <= 64:
         group = max(1, min(64 // keys, 64 // queries, triton.cdiv(sets * heads, 264)))
         return group, power_of_two(group * queries), power_of_two(group * keys), 4, 1
-    if sets * heads * queries <= 16 * 264:
-        return 0, 16, 64, 4, 2
+    if sets * heads * queries <= 16 * 264:  # few rows: one wave of programs, each over many keys at once
+        if table > 64:
+            return 0, 16, 64, 4, 2
+        return 0, 16 if sets * heads * queries <= 16 * 132 else 32, 128, 8, 1
     return 0, 64 if table <= 64 else 32, 64, 4, 2
 
 
