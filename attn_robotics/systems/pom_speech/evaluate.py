@@ -47,12 +47,12 @@ def error_rows(
     rows = []
     rng = np.random.default_rng(seed)
     trained = card.get('corpus', {}).get('recipe', {})
-    voices = {name: int(trained.get(name, 0)) for name in ('accents', 'variants')}
+    accents, variants = int(trained.get('accents', 0)), int(trained.get('variants', 0))
     for name, held_out in SETS.items():
         for noise, snr_db in NOISE.items():
             if name != 'new_both' and noise not in ('clean', '10dB'):
                 continue
-            recipe = Recipe(voice=voice, snr_db=snr_db, pairs=0.0, **voices, **held_out)
+            recipe = Recipe(voice=voice, snr_db=snr_db, pairs=0.0, accents=accents, variants=variants, **held_out)
             where = folder / f'{name}_{noise}'
             make_corpus(where, recipe, count, seed)
             corpus = Corpus(where)
