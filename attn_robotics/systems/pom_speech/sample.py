@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, default=Path('config/audio/commands.wav'), help='WAV file to write')
     parser.add_argument('--count', type=int, default=4, help='sentences, of those that training leaves out')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--accents', type=int, default=2, help='of the training voices, the first so many')
+    parser.add_argument('--variants', type=int, default=12, help='the same')
     options = parser.parse_args(arguments)
     rng = np.random.default_rng(options.seed)
     espeak = voices.Espeak()
@@ -30,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parts: list[Sound] = [np.zeros(int(0.4 * SAMPLE_RATE))]
     for _ in range(options.count):
         sentences.append(grammar.draw(rng, held_out=True))
-        speakers.append(voices.draw_speaker(rng, held_out=False))
+        speakers.append(voices.draw_speaker(rng, held_out=False, accents=options.accents, variants=options.variants))
         said = espeak.speak(sentences[-1], speakers[-1])
         parts += [0.5 * said, np.zeros(int(PAUSE_S * SAMPLE_RATE))]
     sound = np.concatenate(parts) + 1e-3 * rng.standard_normal(sum(map(len, parts)))
