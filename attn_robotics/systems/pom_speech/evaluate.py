@@ -173,6 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
     parser.add_argument('--weights', type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument('--count', type=int, default=300, help='utterances of each test set')
+    parser.add_argument('--sets', type=Path, help='folder to keep the test sets in; they are made once')
     parser.add_argument('--minutes', type=float, default=10.0, help='length of the stream')
     parser.add_argument('--seed', type=int, default=1000)
     parser.add_argument('--voice', choices=('espeak', 'tones'), default='espeak')
@@ -188,7 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         if network is not None and 'errors' in options.parts:
-            rows += error_rows(network, card, options.count, options.seed, Path(folder), options.voice)
+            rows += error_rows(network, card, options.count, options.seed, options.sets or Path(folder), options.voice)
             if options.json:
                 draw_errors(rows, options.json.with_suffix('.png'))
     for part, measured in (

@@ -14,7 +14,7 @@ from attn_robotics.systems.pom_speech.acoustics import Sound
 from attn_robotics.systems.pom_speech.processor import SAMPLE_RATE
 from attn_robotics.training.checkpoint import write_atomically
 
-PAUSE_S = 0.9
+PAUSE_S = 1.3
 
 
 def main(arguments: list[str] | None = None) -> int:
