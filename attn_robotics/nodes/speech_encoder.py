@@ -132,9 +132,11 @@ class SpeechEncoder(PerceptionNode):
             self._utterances += 1
             self._texts.publish(String(data=heard.text))
             self.get_logger().info(f'heard {heard.text!r} (confidence {heard.confidence:.2f})')
+        if self._seen and self._seen[-1].features is heard.features:
+            return  # the same block brought the end of one utterance and the beginning of another
+        self._seen.append(heard)
         if self._tokens.get_subscription_count():
             self._tokens.publish(to_tensor('tokens', heard.tokens))
-        self._seen.append(heard)
         if self._gates.get_subscription_count():
             features = np.concatenate([seen.features for seen in self._seen])
             gates = np.concatenate([seen.gates for seen in self._seen])

@@ -39,7 +39,9 @@ class Recipe:
         voice: 'espeak' or 'tones'.
         held_out_sentences: sentences that training leaves out, instead of those it uses.
         held_out_voices: voices that training leaves out, instead of those it uses.
-        snr_db: of the noise; None draws: none for a third, else 0 to 30 dB.
+        accents, variants: use the first so many of the training voices alone; 0 uses all.
+        snr_db: of the noise; None draws: none for a third, else `low_snr_db` to 30 dB.
+        low_snr_db: least of the drawn ones.
         reverberation: share of utterances in a room of 0.15 to 0.6 s.
         pairs: share of utterances that are two sentences with a pause.
     """
@@ -47,7 +49,10 @@ class Recipe:
     voice: str = 'espeak'
     held_out_sentences: bool = False
     held_out_voices: bool = False
+    accents: int = 0
+    variants: int = 0
     snr_db: float | None = None
+    low_snr_db: float = 0.0
     reverberation: float = 0.4
     pairs: float = 0.2
 
@@ -59,7 +64,9 @@ def _espeak() -> voices.Espeak:
 
 def make_utterance(recipe: Recipe, rng: np.random.Generator) -> tuple[NDArray[np.float32], str]:
     """(n,) samples at 16 kHz from -1 to 1, and their text."""
-    speaker = voices.draw_speaker(rng, held_out=recipe.held_out_voices)
+    speaker = voices.draw_speaker(
+        rng, held_out=recipe.held_out_voices, accents=recipe.accents, variants=recipe.variants
+    )
     texts, parts = [], [np.zeros(int(rng.uniform(0.1, 0.8) * SAMPLE_RATE))]
     for index in range(2 if rng.random() < recipe.pairs else 1):
         if index:
@@ -74,7 +81,7 @@ def make_utterance(recipe: Recipe, rng: np.random.Generator) -> tuple[NDArray[np
         sound = reverberate(sound, rng, rng.uniform(0.15, 0.6), rng.uniform(0.0, 12.0))[: len(sound)]
     snr_db = recipe.snr_db
     if snr_db is None:
-        snr_db = rng.uniform(0.0, 30.0) if rng.random() < 0.67 else np.inf
+        snr_db = rng.uniform(recipe.low_snr_db, 30.0) if rng.random() < 0.67 else np.inf
     if np.isfinite(snr_db):
         noise = make_noise(NOISES[rng.integers(len(NOISES))], len(sound), rng)
         sound = sound + noise * level * 10.0 ** (-snr_db / 20)
@@ -190,13 +197,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--held-out-sentences', action='store_true', help='sentences that training leaves out')
     parser.add_argument('--held-out-voices', action='store_true', help='voices that training leaves out')
     parser.add_argument('--snr-db', type=float, help='of the noise; inf for none; drawn when left out')
+    parser.add_argument('--low-snr-db', type=float, default=0.0, help='least of the drawn ones')
+    parser.add_argument('--accents', type=int, default=0, help='use the first so many training accents; 0 uses all')
+    parser.add_argument('--variants', type=int, default=0, help='use the first so many training variants; 0 uses all')
+    parser.add_argument('--reverberation', type=float, default=0.4, help='share of utterances in a room')
     parser.add_argument('--pairs', type=float, default=0.2, help='share of utterances with two sentences')
     options = parser.parse_args(arguments)
     recipe = Recipe(
         voice=options.voice,
         held_out_sentences=options.held_out_sentences,
         held_out_voices=options.held_out_voices,
+        accents=options.accents,
+        variants=options.variants,
         snr_db=options.snr_db,
+        low_snr_db=options.low_snr_db,
+        reverberation=options.reverberation,
         pairs=options.pairs,
     )
     try:

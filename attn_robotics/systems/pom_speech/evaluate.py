@@ -40,15 +40,19 @@ SETS: Mapping[str, Mapping[str, bool]] = {
 }
 
 
-def error_rows(network: SpeechEncoder, count: int, seed: int, folder: Path, voice: str) -> list[Row]:
-    """CER and WER by what is new and by noise, whole utterances and 320 ms blocks."""
+def error_rows(
+    network: SpeechEncoder, card: Mapping[str, Any], count: int, seed: int, folder: Path, voice: str
+) -> list[Row]:
+    """CER and WER by what is new and by noise, whole utterances and 320 ms blocks; known voices are the card's."""
     rows = []
     rng = np.random.default_rng(seed)
+    trained = card.get('corpus', {}).get('recipe', {})
+    accents, variants = int(trained.get('accents', 0)), int(trained.get('variants', 0))
     for name, held_out in SETS.items():
         for noise, snr_db in NOISE.items():
             if name != 'new_both' and noise not in ('clean', '10dB'):
                 continue
-            recipe = Recipe(voice=voice, snr_db=snr_db, pairs=0.0, **held_out)
+            recipe = Recipe(voice=voice, snr_db=snr_db, pairs=0.0, accents=accents, variants=variants, **held_out)
             where = folder / f'{name}_{noise}'
             make_corpus(where, recipe, count, seed)
             corpus = Corpus(where)
@@ -169,6 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
     parser.add_argument('--weights', type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument('--count', type=int, default=300, help='utterances of each test set')
+    parser.add_argument('--sets', type=Path, help='folder to keep the test sets in; they are made once')
     parser.add_argument('--minutes', type=float, default=10.0, help='length of the stream')
     parser.add_argument('--seed', type=int, default=1000)
     parser.add_argument('--voice', choices=('espeak', 'tones'), default='espeak')
@@ -177,11 +182,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--json', type=Path, help='where the rows go; pictures go beside it')
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    network = None if options.parts == ['scaling'] else read_weights(options.weights)[0]
+    network: SpeechEncoder | None = None
+    card: Mapping[str, Any] = {}
+    if options.parts != ['scaling']:
+        network, card = read_weights(options.weights)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         if network is not None and 'errors' in options.parts:
-            rows += error_rows(network, options.count, options.seed, Path(folder), options.voice)
+            rows += error_rows(network, card, options.count, options.seed, options.sets or Path(folder), options.voice)
             if options.json:
                 draw_errors(rows, options.json.with_suffix('.png'))
     for part, measured in (

@@ -4,61 +4,30 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
-import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
 
 from attn_robotics.paths import find_config
 from attn_robotics.runtime.catalogue import Catalogue
-from attn_robotics.systems.pom_speech.model import SpeechEncoder, state_shapes
+from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.processor import BANDS, FRAMES_PER_TOKEN
 from attn_robotics.systems.pom_speech.weights_file import DEFAULT_WEIGHTS, read_weights
+from attn_robotics.training import export
 from attn_robotics.training.checkpoint import write_atomically
 
 OUTPUTS = ('tokens', 'log_probs', 'gates')
 
 
-class _Positional(nn.Module):
-    """The encoder with inputs and outputs in a fixed order."""
-
-    def __init__(self, network: SpeechEncoder) -> None:
-        super().__init__()
-        self.network = network
-        self.names = list(state_shapes(network.config))
-
-    def forward(self, features: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        answers = self.network(features, **dict(zip(self.names, state, strict=True)))
-        return tuple(answers[name] for name in (*OUTPUTS, *self.names))
-
-
 def export_bytes(network: SpeechEncoder) -> bytes:
     """ONNX model with free N (streams) and T (tokens); a new state leaves it as `<name>_out`."""
     streams = 2
-    names = list(state_shapes(network.config))
-    examples = (torch.zeros(streams, 3, FRAMES_PER_TOKEN, BANDS), *network.open_state(streams).values())
-    free: dict[str, dict[int, str]] = {name: {0: 'N'} for name in (*names, *(f'{name}_out' for name in names))}
-    free |= {name: {0: 'N', 1: 'T'} for name in ('features', *OUTPUTS)}
-    target: Any = io.BytesIO()
-    with warnings.catch_warnings():
-        # The tracing exporter needs torch alone; its successor would add a dependency.
-        warnings.simplefilter('ignore')
-        torch.onnx.export(
-            _Positional(network).cpu().eval(),
-            examples,
-            target,
-            input_names=['features', *names],
-            output_names=[*OUTPUTS, *(f'{name}_out' for name in names)],
-            dynamic_axes=free,
-            opset_version=18,
-            dynamo=False,
-        )
-    content: bytes = target.getvalue()
-    return content
+    state = network.open_state(streams)
+    examples = {'features': torch.zeros(streams, 3, FRAMES_PER_TOKEN, BANDS), **state}
+    axes: dict[str, dict[int, str]] = {name: {0: 'N'} for name in (*state, *(f'{name}_out' for name in state))}
+    axes |= {name: {0: 'N', 1: 'T'} for name in ('features', *OUTPUTS)}
+    return export.export_bytes(network, examples, OUTPUTS, list(state), axes)
 
 
 def write_entry(folder: Path, network: SpeechEncoder) -> Path:

@@ -26,8 +26,8 @@ class Heard:
     """What one block of tokens brought.
 
     Attributes:
-        text: the utterance so far.
-        is_final: whether it has ended; the next block begins another one.
+        text: the utterance so far, or all of one that has ended.
+        is_final: whether it has ended.
         confidence: geometric mean of its letters' probabilities, 0 to 1.
         tokens: (K, width) embeddings.
         gates: (K, layers, groups) from 0 to 1.
@@ -66,20 +66,18 @@ class SpeechStream:
         self._is_new = True
 
     def push(self, samples: NDArray[np.floating[Any]]) -> Iterator[Heard]:
-        """Take (n,) samples at 16 kHz; give what every block that they complete brought."""
+        """Take (n,) samples at 16 kHz; give what every block that they complete brought, at least once a block."""
         self._waiting = np.concatenate([self._waiting, self._mel.push(samples)])
         while len(self._waiting) >= self._block:
             block, self._waiting = self._waiting[: self._block], self._waiting[self._block :]
-            # An utterance begins with an empty state, as all did in training; the silence before it loses nothing.
+            # An utterance begins with an empty state, as all did in training; after silence that loses nothing.
             answers = self._ask(block[None], self._is_new)
-            is_final = self._text.push(answers['log_probs'][0])
-            heard = Heard(
-                self._text.text, is_final, self._text.confidence, answers['tokens'][0], answers['gates'][0], block
-            )
-            self._is_new = is_final
-            if is_final:
-                self._text.reset()
-            yield heard
+            ended = self._text.push(answers['log_probs'][0])
+            self._is_new = bool(ended) and not self._text.text
+            shown = answers['tokens'][0], answers['gates'][0], block
+            yield from (Heard(text, True, confidence, *shown) for text, confidence in ended)
+            if not self._is_new:
+                yield Heard(self._text.text, False, self._text.confidence, *shown)
 
 
 class Continuity:

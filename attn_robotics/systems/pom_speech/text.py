@@ -63,20 +63,25 @@ class CtcStream:
         """Geometric mean of the probabilities of the utterance's letters, 0 to 1; 0 without any."""
         return float(np.exp(self._score / self._scored)) if self._scored else 0.0
 
-    def push(self, log_probs: NDArray[np.floating[Any]]) -> bool:
+    def push(self, log_probs: NDArray[np.floating[Any]]) -> list[tuple[str, float]]:
         """Take (T, 29) log-probabilities.
 
         Returns:
-            Whether the utterance has ended: there is text, and silence after it. Call `reset` for the next one.
+            Text and confidence of every utterance that ended: there was text, and `end_tokens` of silence after it.
+            What follows in the same block begins the next one.
         """
-        classes = log_probs.argmax(-1)
-        self._text += collapse(classes, self._last)
-        letters = classes != BLANK
-        self._score += float(log_probs[letters, classes[letters]].sum())
-        self._scored += int(letters.sum())
-        if letters.any():
-            self._blanks = int(letters[::-1].argmax())
-        else:
-            self._blanks += len(classes)
-        self._last = int(classes[-1]) if len(classes) else self._last
-        return bool(self.text) and self._blanks >= self.end_tokens
+        ended = []
+        for index, scores in zip(log_probs.argmax(-1), log_probs, strict=True):
+            if index == BLANK:
+                self._blanks += 1
+                if self._blanks == self.end_tokens and self.text:
+                    ended.append((self.text, self.confidence))
+                    self.reset()
+            else:
+                if index != self._last:
+                    self._text += CHARACTERS[index - 1]
+                self._blanks = 0
+                self._score += float(scores[index])
+                self._scored += 1
+            self._last = int(index)
+        return ended

@@ -45,12 +45,18 @@ class Speaker:
     pitch_range: int
 
 
-def draw_speaker(rng: np.random.Generator, *, held_out: bool) -> Speaker:
-    """A speaker of the training set, or one whose voice training never hears."""
-    accents = (*ACCENTS, HELD_OUT_ACCENT) if held_out else ACCENTS
-    accent = accents[rng.integers(len(accents))]
-    variants = HELD_OUT_VARIANTS if held_out else VARIANTS
-    variant = variants[rng.integers(len(variants))]
+def draw_speaker(rng: np.random.Generator, *, held_out: bool, accents: int = 0, variants: int = 0) -> Speaker:
+    """A speaker of the training set, or one whose voice training never hears.
+
+    Args:
+        rng: of the speaker.
+        held_out: one of those that training leaves out.
+        accents, variants: use the first so many of the training set's alone; 0 uses all.
+    """
+    known = (*ACCENTS, HELD_OUT_ACCENT) if held_out else ACCENTS[: accents or None]
+    accent = known[rng.integers(len(known))]
+    variants_used = HELD_OUT_VARIANTS if held_out else VARIANTS[: variants or None]
+    variant = variants_used[rng.integers(len(variants_used))]
     return Speaker(
         f'{accent}+{variant}' if variant else accent,
         int(rng.integers(90, 166)),

@@ -93,9 +93,12 @@ def test_an_utterance_ends_after_enough_silence_and_not_before():
     letters, silence = log_probs[encode('stop')], log_probs[[0]]
     stream = CtcStream(end_tokens=3)
     assert not any(stream.push(silence) for _ in range(10)), 'silence alone is no utterance'
-    assert not stream.push(letters)
-    assert [stream.push(silence) for _ in range(3)] == [False, False, True]
-    assert stream.text == 'stop' and stream.confidence == pytest.approx(0.9 + 0.1 / CLASSES, rel=1e-6)
+    assert not stream.push(letters) and stream.text == 'stop'
+    ended = [stream.push(silence) for _ in range(4)]
+    assert ended == [[], [], [('stop', pytest.approx(0.9 + 0.1 / CLASSES, rel=1e-6))], []] and stream.text == ''
+    # Within one block as well; what follows is the next utterance.
+    block = np.concatenate([letters, *[silence] * 3, letters])
+    assert [text for text, _ in stream.push(block)] == ['stop'] and stream.text == 'stop'
 
 
 def test_lost_blocks_become_silence_and_long_gaps_begin_anew():
