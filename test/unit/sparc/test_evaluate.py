@@ -92,13 +92,14 @@ def test_learned_methods_without_weights_are_skipped_with_a_reason_and_the_rest_
 
 
 def test_every_learned_method_runs_on_a_stand_in_policy_without_conflict(stand_in, tmp_path):
+    methods = [method for method in LEARNED if method != 'rmha_values']  # asks the network itself for values
     for network in ('rmha', 'content_only', 'no_comm'):
         (tmp_path / f'{network}.safetensors').touch()
     path = tmp_path / 'rows.json'
-    arguments = ['--methods', ','.join(LEARNED), '--weights', str(tmp_path), '--json', str(path)]
+    arguments = ['--methods', ','.join(methods), '--weights', str(tmp_path), '--json', str(path)]
     assert evaluate.main([*SMALL, *arguments]) == 0
     rows = {row['name']: row['value'] for row in json.loads(path.read_text())['rows']}
-    for method in LEARNED:
+    for method in methods:
         assert rows[f'conflicts/{method}/4x8/0.10'] == 0
     assert rows['success_rate/shipped/4x8/0.10'] == 1.0
     assert 'success_gain/rmha-content_only/4x8/0.10' in rows
