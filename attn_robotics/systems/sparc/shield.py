@@ -48,7 +48,7 @@ class ShieldConfig:
     swap: bool = True  # change places in corridors (needs distances)
     allow_rotation: bool = True  # rings of robots may advance together; off for wheels, which can't start all at once
     distance_weight: float = 8.0  # nats per step gained towards the goal
-    temperature: float = 0.0  # of the drawn preference order
+    temperature: float = 0.5  # of the drawn preference order; without any, two robots on 2x3 cells swap for ever
     # Steps per neighbour in whose way an action ends. Settles ties of path distance: with it PIBT with swap needs 7 %
     # fewer steps (128 robots, 40x40, 30 %), whatever the value between 0.02 and 0.3.
     hindrance: float = 0.1
