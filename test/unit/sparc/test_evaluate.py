@@ -11,6 +11,7 @@ from attn_robotics.systems.sparc import evaluate, suites
 from attn_robotics.systems.sparc.actions import MOVES, RIGHT
 from attn_robotics.systems.sparc.learned import LEARNED, LearnedMethod
 from attn_robotics.systems.sparc.report import Row, wilson
+from attn_robotics.systems.sparc.shield import ShieldConfig
 
 SMALL = ['--robots', '4', '--size', '8', '--density', '0.1', '--seeds', '0-3']
 
@@ -204,7 +205,7 @@ def test_suites_hold_the_cases_of_the_results_table():
 
 def test_shield_settings_are_read_and_checked():
     config = evaluate.parse_shield('distance_weight=0.5,swap=false')
-    assert (config.distance_weight, config.swap, config.temperature) == (0.5, False, 0.0)
+    assert (config.distance_weight, config.swap, config.temperature) == (0.5, False, ShieldConfig().temperature)
     for wrong in ('speed=1', 'swap=maybe', 'temperature=-1'):
         with pytest.raises(SystemExit):
             evaluate.main(['--shield', wrong])
