@@ -136,7 +136,9 @@ class PerceptionNode(AttnNode):
         self._worker.clear()
 
     def release(self) -> None:
-        """Give back everything that configure took."""
+        """Give back everything that configure took, once the item in hand is done: it may still publish."""
+        if hasattr(self, '_worker'):
+            self._worker.close()
         self.held.close()
 
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:

@@ -38,16 +38,16 @@ class Microphone:
         self.graph, self.topic, self.rate = graph, topic, rate
         self.sequence, self.sent = 0, []
 
-    def block(self, samples, **changes):
+    def block(self, sound, **changes):
         header = Header(stamp=to_stamp(100.0 + self.sequence), frame_id='microphone')
-        message = to_audio_block(samples, header, self.sequence, self.rate, changes.pop('encoding', 'S16LE'))
+        message = to_audio_block(sound, header, self.sequence, self.rate, changes.pop('encoding', 'S16LE'))
         for name, value in changes.items():
             setattr(message, name, value)
         self.sequence += 1
         return message
 
-    def send(self, samples, **changes):
-        message = self.block(samples, **changes)
+    def send(self, sound, **changes):
+        message = self.block(sound, **changes)
         self.sent.append(message.header)
         self.graph.say(message, self.topic, qos.MESSAGES)
 

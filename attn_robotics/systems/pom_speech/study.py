@@ -30,6 +30,7 @@ from attn_robotics.training.loop import cosine_rate
 from attn_robotics.training.results import Row, over_seeds, show, write_results
 
 REFERENCE = PomSpeechConfig(width=96, layers=4, feed_forward=192, channels=16, memory_tokens=0)
+SMALL = replace(REFERENCE, width=48, layers=2, feed_forward=96, channels=8)  # what two CPU cores can compare
 METHODS: dict[str, dict[str, Any]] = {
     'none': {'mixer': 'none'},
     'summary': {'mixer': 'summary'},
@@ -64,7 +65,8 @@ def run_one(folder: Path, method: str, seed: int, options: argparse.Namespace, b
     device = torch.device(options.device)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    config = matched(replace(REFERENCE, **METHODS[method]), size_of(REFERENCE))
+    reference = SMALL if options.small else REFERENCE
+    config = matched(replace(reference, **METHODS[method]), size_of(reference))
     corpus = Corpus(options.data)
     network = SpeechEncoder(config)
     prepare(network, corpus)
@@ -167,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--steps', type=int, default=3000, help='updates of each run, at most')
     parser.add_argument('--seconds', type=float, default=3600.0, help='for all runs together, from now')
     parser.add_argument('--batch', type=int, default=48)
+    parser.add_argument('--small', action='store_true', help='two layers of width 48, for two CPU cores')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     options = parser.parse_args(arguments)
     options.begun = time.time()
@@ -191,6 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
             'python -m attn_robotics.systems.pom_speech.study',
             options.seeds,
             batch=options.batch,
+            small=options.small,
             device=options.device,
             torch=torch.__version__,
             data=json.loads((options.data / 'corpus.json').read_text()),
