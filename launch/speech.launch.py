@@ -58,6 +58,10 @@ def everything(context) -> list:
     encoder = node('speech_encoder', 'model', 'channel', 'block_tokens', 'end_s', extra=extra)
     nodes, over = [encoder], []
     if wav.strip('\'"'):
+        from attn_robotics.paths import find_config
+
+        if not find_config(wav).is_file():
+            raise RuntimeError(f"launch argument wav: no file {wav!r}; wav:='' listens to audio instead")
         player = node('wav_player', 'loop', extra=extra, wav=wav)
         nodes.append(player)
         over.append(
