@@ -71,8 +71,11 @@ def encoder(graph):
 
 def test_what_was_said_comes_out_as_text(graph, encoder, microphone):
     texts, transcripts = graph.hear(String, 'text'), graph.hear(Transcript, 'transcript', 100)
+    publishers = encoder._texts, encoder._transcripts
+    graph.until(lambda: all(publisher.get_subscription_count() for publisher in publishers), 'both subscriptions')
     microphone.play(np.concatenate([SAMPLES, SILENCE]), encoder)
     graph.until(lambda: len(texts) == len(SAID), 'as many utterances as were said')
+    graph.until(lambda: sum(bool(message.final) for message in transcripts) == len(SAID), 'as many transcripts')
     assert [text.data for text in texts] == SAID
     finals = [message for message in transcripts if message.final]
     assert [message.final for message in finals] == SAID
