@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -91,12 +92,13 @@ class ShipTrajectoryNode(PerceptionNode):
         domain = self.ask(self._processor.inputs([still]), deadline_s=30.0)['domain'][0]
         self._domain_m = domain.astype(np.float64) / p.length_scale
         self._paths: dict[str, Any] = {}
+        self._gone: deque[Any] = deque()  # publishers of vessels that left
         self._tick = 0
         self._shown = ''
         self._attention = self.advertise(AttentionMap, '~/attention', qos.STATE)
         self._markers = self.advertise(MarkerArray, '~/markers', qos.STATE)
         self.held.callback(self._forget_paths)
-        self.hear(Tracks, 'tracks', self.offer, qos.STATE)
+        self.hear(Tracks, 'tracks', self._on_tracks, qos.STATE)
         # Answers are made here: neither the executor nor the engine's threads wait for them.
         self._pool = ThreadPoolExecutor(1, self.NAME)
         self.held.callback(self._pool.shutdown)
@@ -123,7 +125,8 @@ class ShipTrajectoryNode(PerceptionNode):
         if len(used) > self._limit:
             self.drop('too many tracks', f'{len(used)} tracks, {self._limit} are allowed; the last ones are left out')
             used = used[: self._limit]
-        self._sweep_paths({track.id for track in used})
+        present = {track.id for track in used}
+        self._gone.extend(self._paths.pop(name) for name in set(self._paths) - present)
         if not used:
             self._attention.publish(AttentionMap(header=message.header, mechanism='ship_domain', layer='decoder'))
             return
@@ -159,13 +162,19 @@ class ShipTrajectoryNode(PerceptionNode):
             for reason in reasons:
                 self.get_logger().info(reason)
 
-    def _sweep_paths(self, present: set[str]) -> None:
-        """Remove the topics of vessels that are gone."""
-        for name in set(self._paths) - present:
-            self.destroy_publisher(self._paths.pop(name))
+    def _on_tracks(self, message: Tracks) -> None:
+        self._destroy_gone()
+        self.offer(message)
+
+    def _destroy_gone(self) -> None:
+        """Remove the topics of vessels that left: in the executor's thread, which may be waiting on them in any other."""
+        while self._gone:
+            self.destroy_publisher(self._gone.popleft())
 
     def _forget_paths(self) -> None:
-        self._sweep_paths(set())
+        self._gone.extend(self._paths.values())
+        self._paths.clear()
+        self._destroy_gone()
 
     # Services.
     def _on_predict(self, request: PredictTracks.Request, deferred: Deferred) -> None:
