@@ -167,7 +167,7 @@ class ShipTrajectoryNode(PerceptionNode):
         self.offer(message)
 
     def _destroy_gone(self) -> None:
-        """Remove the topics of vessels that left: in the executor's thread, which may be waiting on them in any other."""
+        """Remove the topics of vessels that left: in the executor's thread, which waits on them."""
         while self._gone:
             self.destroy_publisher(self._gone.popleft())
 
