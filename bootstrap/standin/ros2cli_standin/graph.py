@@ -127,7 +127,7 @@ def find_node(node: Node, name: str, spin_time_s: float | None = None) -> str:
         CommandError: if there is no such node.
     """
     wanted = absolute(name)
-    limit_s = LONGEST_S / 2 if spin_time_s is None else spin_time_s
+    limit_s = LONGEST_S if spin_time_s is None else spin_time_s  # two announcements: one may get lost
     if not wait_until(lambda: wanted in full_node_names(node, include_hidden=True) or None, limit_s):
         known = ', '.join(full_node_names(node)) or 'none'
         raise CommandError(f"node '{wanted}' not found; there are: {known}")
