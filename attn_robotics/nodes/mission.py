@@ -32,6 +32,8 @@ from attn_robotics.systems.sparc.drawing import Painter, Recording, save_picture
 from attn_robotics.systems.sparc.mission import ContactCounter, Mission
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
 
+PATIENCE_S = 10.0  # robots that stand for longer, and nobody decides: say where to look
+
 
 @dataclass(frozen=True)
 class MissionParams(WorldParams):
@@ -204,7 +206,8 @@ class MissionNode(AttnNode):
 
     def _decision_line(self) -> str:
         if not self._status:
-            return 'no decision yet'
+            late = self._mission.elapsed_s > PATIENCE_S
+            return 'no decision yet' + ('; did the planner fail? see its log, `ros2 lifecycle nodes`' if late else '')
         ticks = max(status.tick for status in self._status.values())
         p50 = max(status.decision_p50_ms for status in self._status.values())
         p99 = max(status.decision_p99_ms for status in self._status.values())

@@ -91,7 +91,8 @@ def test_all_on_their_goals_is_a_success(graph, mission, tmp_path):
     assert 'all robots arrived, nothing touched' in graph.log()
 
 
-def test_time_that_is_up_is_a_failure_which_names_who_is_missing(graph, mission, tmp_path):
+def test_time_that_is_up_is_a_failure_which_names_who_is_missing(graph, mission, tmp_path, monkeypatch):
+    monkeypatch.setattr('attn_robotics.nodes.mission.PATIENCE_S', 0.5)
     node = mission(timeout_s=1.0)
     graph.until(lambda: graph.state(node) == 'active')
     stand(graph, node, np.stack([goals_of(node)[0], node._world.start_xy[1]]))
@@ -99,6 +100,7 @@ def test_time_that_is_up_is_a_failure_which_names_who_is_missing(graph, mission,
     assert node.exit_code == 1 and not summary_of(tmp_path)['success']
     (line,) = graph.errors()
     assert 'time is up, not arrived: robot_1' in line
+    assert 'no decision yet; did the planner fail?' in line
 
 
 def test_a_contact_is_a_failure_even_when_all_arrive(graph, mission, tmp_path):
