@@ -6,18 +6,26 @@ priority, last actions); they travel in one pinned block, and so do the log-prob
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attn_robotics.kernels.dispatch import has_triton
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.processor import observe_batch
+
+if TYPE_CHECKING:
+    from attn_robotics.systems.sparc.folded import FoldedNetwork
 
 WARM_UP = 3  # runs before capture: libraries choose their kernels then
 
 
 class CapturedDecision:
     """Decisions of N robots on one map; on a CPU the same without a graph.
+
+    On a GPU with Triton, observation and network run in their fused form (`observation_kernel`, `folded`).
 
     Args:
         network: in evaluation mode, on its device.
@@ -46,7 +54,12 @@ class CapturedDecision:
         self._fields = torch.from_numpy(np.array(distances))[None].to(self._device)
         self._messages = torch.from_numpy(messages.copy())[None].to(self._device)
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._folded: FoldedNetwork | None = None
         if is_cuda:
+            if has_triton():
+                from attn_robotics.systems.sparc.folded import FoldedNetwork, obstacle
+
+                self._folded = None if obstacle(network.config) else FoldedNetwork(network)
             self._capture()
 
     @property
@@ -109,6 +122,14 @@ class CapturedDecision:
     def _run(self) -> None:
         # Whole numbers below 2^24 travel unharmed as float32.
         state = self._sent.to(self._device, non_blocking=True)[None]
+        if self._folded is not None:
+            from attn_robotics.systems.sparc.observation_kernel import observe_fleet
+
+            seen = observe_fleet(state[0], self._grids[0], self._fields[0], self._network.config)
+            log_probs, message = self._folded(*seen, self._messages[0])
+            self._messages[0].copy_(message)
+            self._received.copy_(log_probs, non_blocking=True)
+            return
         cells, goals = state[..., :2].long(), state[..., 2:4].long()
         network = self._network
         image, vector = observe_batch(
