@@ -1,8 +1,8 @@
 """The network's decision for one fleet on a GPU, with constant products folded and small operations fused.
 
 Launching is what a decision of a hundred robots costs: observation and network are 350 small operations, in this form
-70, with the same result up to rounding. Folded are the relation tables into the projections (their products with queries
-and keys come out of the same matrix product) and attention's output projection into the gate's; left out are the heads
+70, with the same result up to rounding. Folded are the relation tables into the projections (their products with
+queries and keys come out of the same matrix product) and attention's output projection into the gate's; left out are the heads
 that only training reads.
 """
 
