@@ -2,8 +2,8 @@
 
 Launching is what a decision of a hundred robots costs: observation and network are 350 small operations, in this form
 70, with the same result up to rounding. Folded are the relation tables into the projections (their products with
-queries and keys come out of the same matrix product) and attention's output projection into the gate's; left out are the heads
-that only training reads.
+queries and keys come out of the same matrix product) and attention's output projection into the gate's; left out are
+the heads that only training reads.
 """
 
 # Triton's language only looks like Python: types inside kernels mean nothing to mypy.
