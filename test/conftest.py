@@ -3,6 +3,7 @@
 import atexit
 import importlib.util
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -34,10 +35,12 @@ def take_domain() -> tuple[int, socket.socket]:
 # Before anything imports rclpy or torch; processes that tests start inherit it.
 _DOMAIN, _LOCK = take_domain()
 atexit.register(_LOCK.close)
+_LOGS = tempfile.mkdtemp(prefix='attn_robotics_log_')
+atexit.register(shutil.rmtree, _LOGS, ignore_errors=True)
 os.environ |= {
     'ROS_DOMAIN_ID': str(_DOMAIN),
     'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-    'ROS_LOG_DIR': tempfile.mkdtemp(prefix='attn_robotics_log_'),
+    'ROS_LOG_DIR': _LOGS,
     'RCUTILS_COLORIZED_OUTPUT': '0',
     'OMP_NUM_THREADS': '1',
     'PYTHONUNBUFFERED': '1',
