@@ -39,6 +39,7 @@ from attn_robotics.systems.gaze.stage import FRAME_RATE, Stage, VideoFile
 from attn_robotics_interfaces.msg import AttentionMap, GazeState, GazeTarget
 
 PERIOD_S = 0.01
+SAY_S = 10.0  # between lines of progress
 BIRTH_S = 1.0  # simulated time begins here: a stamp of 0 means "none" to many
 EVERY_VOICE, EVERY_TRUTH, EVERY_TRANSFORM = 5, 5, 2  # ticks
 EVERY_FRAME = round(1.0 / (FRAME_RATE * PERIOD_S))
@@ -176,7 +177,7 @@ class GazeSimulator(SimulationNode):
             self.get_logger().warning(f"{stage.problem}; people are told on 'people' instead of shown")
         video = VideoFile(self._out / 'gaze.mp4') if self._out is not None and view is not None else None
         self._tell_frames()
-        pace, tick, waits_since = Pace(), 0, time.perf_counter()
+        pace, tick, said_s, waits_since = Pace(), 0, 0.0, time.perf_counter()
         while self.is_running:
             talk_s = 0.0 if self._begun_s is None else self._clock_s - self._begun_s
             if p.seconds and talk_s >= p.seconds:
@@ -187,6 +188,10 @@ class GazeSimulator(SimulationNode):
                 )
                 self.exit_code, self.is_done = 1, True
                 break
+            if talk_s >= said_s + SAY_S:
+                said_s = talk_s
+                whole = f' of {p.seconds:g}' if p.seconds else ''
+                self.get_logger().info(f'{talk_s:.0f}{whole} s of the conversation, looking at {self._looked_at or "nobody"}')
             stage.move(talk_s)
             self._tell(tick, video)
             self._clock_out.publish(Clock(clock=to_stamp(self._clock_s)))
