@@ -191,7 +191,8 @@ class GazeSimulator(SimulationNode):
             if talk_s >= said_s + SAY_S:
                 said_s = talk_s
                 whole = f' of {p.seconds:g}' if p.seconds else ''
-                self.get_logger().info(f'{talk_s:.0f}{whole} s of the conversation, looking at {self._looked_at or "nobody"}')
+                seen = self._looked_at or 'nobody'
+                self.get_logger().info(f'{talk_s:.0f}{whole} s of the conversation, looking at {seen}')
             stage.move(talk_s)
             self._tell(tick, video)
             self._clock_out.publish(Clock(clock=to_stamp(self._clock_s)))
