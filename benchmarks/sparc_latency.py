@@ -2,7 +2,7 @@
 
 The shield is timed along real episodes (random maps at 30 % obstacles, PIBT with swap driving), because crowds make
 longer chains than random cells do. The joint decision, from cells to shielded actions, is timed along the episodes that
-it drives itself: `--parts decision --device cuda`, or `--backend onnxruntime` for the CPU.
+it drives itself: `--parts decision`, on a GPU with `--device cuda`.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def time_decision(robots: int, size: int, steps: int, device: str, backend: str)
     """Time the joint decision of a fleet, observation to shielded actions, and its two halves."""
     from attn_robotics.systems.sparc.policy import SparcPolicy
 
-    where = 'onnxruntime' if backend == 'onnxruntime' else device.split(':')[0]
-    case = f'{robots}x{size}/0.30'
     policy = SparcPolicy.load(device=device, backend=backend)
+    where = 'onnxruntime' if policy.backend == 'onnxruntime' else device.split(':')[0]
+    case = f'{robots}x{size}/0.30'
     spent: dict[str, list[float]] = {f'{part}_{where}': [] for part in ('decision', 'policy', 'shield_of_decision')}
     seed = 0
     while len(spent[f'decision_{where}']) < steps + WARM_UP:
@@ -112,7 +112,7 @@ def main() -> int:
         '--parts', default='shield,experts', help='comma-separated: shield, experts, decision (default shield,experts)'
     )
     parser.add_argument('--device', default='cpu', help='of the decision (default cpu)')
-    parser.add_argument('--backend', choices=('torch', 'onnxruntime'), default='torch', help='of the decision')
+    parser.add_argument('--backend', choices=('auto', 'torch', 'onnxruntime'), default='auto', help='of the decision')
     parser.add_argument('--robots', help='comma-separated: only these of 8, 128 and 1024')
     parser.add_argument('--steps', type=int, default=500, help='timed decisions of each kind (default 500)')
     parser.add_argument('--json', type=Path, help='write the rows here')

@@ -48,7 +48,7 @@ ARGUMENTS = Arguments(
         ('out', '', 'folder for summary.json, run.png and run.gif; empty writes nothing', str),
         ('weights', '', 'policy weights (.safetensors); empty takes those that ship', str),
         ('device', 'cpu', 'where the network runs: cpu or cuda', str),
-        ('backend', 'torch', 'what runs the network: torch or onnxruntime', str),
+        ('backend', 'auto', 'what runs the network: torch, onnxruntime, or auto for the faster one', str),
         ('use_sim_time', 'true', 'follow /clock', bool),
     ),
     choices={'simulator': ['embedded', 'gazebo'], 'planner': ['fleet', 'robots'], 'body': ['wheeled', 'disc']},

@@ -19,7 +19,12 @@ class PlannerParams:
     map_frame: str = param('map', 'Frame of the map, goals and attention markers.', read_only=True)
     weights: str = param('', 'Weights (.safetensors); empty takes those that ship.', read_only=True)
     device: str = param('cpu', 'Where the network runs: cpu or cuda.', read_only=True)
-    backend: str = param('torch', 'What runs the network.', choices=('torch', 'onnxruntime'), read_only=True)
+    backend: str = param(
+        'auto',
+        'What runs the network; auto: onnxruntime on the CPU, torch on a GPU.',
+        choices=('auto', 'torch', 'onnxruntime'),
+        read_only=True,
+    )
     control_rate: float = param(20.0, 'Velocity commands a second [Hz].', low=5.0, high=100.0, read_only=True)
     max_speed: float = param(1.0, 'Forward speed limit [m/s].', low=0.05, high=5.0, read_only=True)
     max_acceleration: float = param(
@@ -30,9 +35,10 @@ class PlannerParams:
 
     robot_radius: float = param(0.3, "Radius of a robot's disc [m].", low=0.01, high=5.0, read_only=True)
 
-    def load_policy(self) -> SparcPolicy:
+    def load_policy(self, threads: int = 2) -> SparcPolicy:
         """Load the network; raises WeightsError or ValueError in one line."""
-        return SparcPolicy.load(Path(self.weights).expanduser() if self.weights else None, self.device, self.backend)
+        weights = Path(self.weights).expanduser() if self.weights else None
+        return SparcPolicy.load(weights, self.device, self.backend, threads=threads)
 
     def limits(self) -> MotionLimits:
         """What the wheels can do, as the controller wants it."""

@@ -86,7 +86,7 @@ class SparcRobot(AttnNode):
             )
         self._index = self._names.index(p.robot)
         torch.set_num_threads(1)  # many such processes share a machine in simulation
-        self._policy = p.load_policy()
+        self._policy = p.load_policy(threads=1)
         self._agent: RobotAgent | None = None
         self._goal: tuple[float, float] | None = None
         self._transforms = RobotTransforms(self._names, p.map_frame)

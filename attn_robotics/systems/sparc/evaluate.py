@@ -75,7 +75,7 @@ class Settings:
     """How the learned methods run."""
 
     weights: Path | None = None  # a file, or a folder of networks; None for the shipped ones
-    backend: str = 'torch'
+    backend: str = 'auto'
     device: str = 'cpu'
     shield: ShieldConfig = field(default_factory=ShieldConfig)  # of 'shipped'
 
@@ -279,7 +279,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--instances', type=Path, help='NPZ file of instances in place of drawn ones')
     parser.add_argument('--drawn', action='store_true', help='suites: draw instances instead of the frozen sets')
     parser.add_argument('--weights', type=Path, help='weights of the learned methods: a file, or a folder of networks')
-    parser.add_argument('--backend', choices=('torch', 'onnxruntime'), default='torch', help='of the learned methods')
+    parser.add_argument(
+        '--backend', choices=('auto', 'torch', 'onnxruntime'), default='auto', help='of the learned methods'
+    )
     parser.add_argument('--device', default='cpu', help='of the learned methods (default cpu)')
     parser.add_argument(
         '--shield',

@@ -11,10 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attn_robotics.systems.sparc.model import SparcNetwork, legal_moves
+from attn_robotics.systems.sparc.config import SparcConfig
+from attn_robotics.systems.sparc.model import SparcNetwork, SparcOutput, legal_moves
 
 INPUTS = ('image', 'vector', 'cells', 'key_cells', 'own_message', 'messages')
 OUTPUTS = ('log_probs', 'message')
+
+
+def attention_names(config: SparcConfig) -> tuple[str, ...]:
+    """Names of the outputs that hold attention weights, one a communication layer."""
+    return tuple(f'attention_{layer}' for layer in range(0 if config.communication == 'none' else config.layers))
 
 
 class Decision(nn.Module):
@@ -26,7 +32,7 @@ class Decision(nn.Module):
 
     def forward(
         self, image: Tensor, vector: Tensor, cells: Tensor, key_cells: Tensor, own_message: Tensor, messages: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Decide.
 
         Args:
@@ -38,9 +44,11 @@ class Decision(nn.Module):
             messages: (K, width).
 
         Returns:
-            (Q, 5) log-probabilities and (Q, width) messages.
+            (Q, 5) log-probabilities, (Q, width) messages, and per layer (H, Q, K) attention weights: they are computed
+            in any case, and cost nothing while nobody fetches them.
         """
-        return decide(self.network, image, vector, cells, key_cells, own_message, messages)
+        output = _decide(self.network, image, vector, cells, key_cells, own_message, messages, need_attention=True)
+        return output.log_probs[0], output.message[0], *(weights[0] for weights in output.attention)
 
 
 def decide(
@@ -52,12 +60,28 @@ def decide(
     own_message: Tensor,
     messages: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """One decision; arguments and results are those of `Decision.forward`."""
+    """One decision; arguments and the first two results are those of `Decision.forward`."""
+    output = _decide(network, image, vector, cells, key_cells, own_message, messages, need_attention=False)
+    return output.log_probs[0], output.message[0]
+
+
+def _decide(
+    network: SparcNetwork,
+    image: Tensor,
+    vector: Tensor,
+    cells: Tensor,
+    key_cells: Tensor,
+    own_message: Tensor,
+    messages: Tensor,
+    *,
+    need_attention: bool,
+) -> SparcOutput:
     relation = network.neighbour_relation(cells[None], key_cells[None])
     rows, _ = network.encode(image[None], vector[None])
-    x, _ = network.communicate(rows, own_message[None], messages[None], relation)
+    x, attention = network.communicate(rows, own_message[None], messages[None], relation, need_attention=need_attention)
     output = network.heads(rows, x, legal_moves(image)[None])
-    return output.log_probs[0], output.message[0]
+    output.attention = attention
+    return output
 
 
 def export_bytes(network: SparcNetwork) -> bytes:
@@ -74,6 +98,7 @@ def export_bytes(network: SparcNetwork) -> bytes:
         torch.zeros(queries, config.width),
         torch.zeros(keys, config.width),
     )
+    attention = attention_names(config)
     free = {'image': 'Q', 'vector': 'Q', 'cells': 'Q', 'key_cells': 'K', 'own_message': 'Q', 'messages': 'K'}
     target = io.BytesIO()
     with warnings.catch_warnings():
@@ -84,8 +109,10 @@ def export_bytes(network: SparcNetwork) -> bytes:
             examples,
             target,  # type: ignore[arg-type]
             input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: {0: size} for name, size in free.items()} | {name: {0: 'Q'} for name in OUTPUTS},
+            output_names=[*OUTPUTS, *attention],
+            dynamic_axes={name: {0: size} for name, size in free.items()}
+            | {name: {0: 'Q'} for name in OUTPUTS}
+            | {name: {1: 'Q', 2: 'K'} for name in attention},
             opset_version=17,
             dynamo=False,
         )

@@ -60,14 +60,14 @@ class PoliciesMissingError(RuntimeError):
     """No usable weights; the message says why."""
 
 
-def load_policy(network: str, weights: Path | None, *, device: str = 'cpu', backend: str = 'torch') -> Policy:
+def load_policy(network: str, weights: Path | None, *, device: str = 'cpu', backend: str = 'auto') -> Policy:
     """Load one of the networks.
 
     Args:
         network: 'rmha', 'content_only' or 'no_comm'.
         weights: safetensors file or folder holding `<network>.safetensors`; None for the shipped ones.
         device: torch device.
-        backend: 'torch' or 'onnxruntime'.
+        backend: see `SparcPolicy.load`.
 
     Raises:
         PoliciesMissingError: the policy or its weights can't be had.

@@ -66,6 +66,19 @@ def test_onnx_runtime_agrees_with_torch_for_any_fleet_size(network: SparcNetwork
         first, _ = drive(*started(network, robots), 4)
         second, _ = drive(*started(network, robots, backend='onnxruntime', session=session), 4)
         np.testing.assert_allclose(first, second, atol=1e-4)
+    kept = []
+    for options in ({}, {'backend': 'onnxruntime', 'session': session}):
+        policy, cells, _ = started(network, **options)
+        policy.step(cells, need_attention=True)
+        kept.append(policy.attention())
+    for layer, weights in kept[0].items():
+        np.testing.assert_allclose(kept[1][layer], weights, atol=1e-5)
+
+
+def test_an_automatic_backend_is_the_quick_one_of_the_cpu() -> None:
+    assert SparcPolicy.load().backend == 'onnxruntime'
+    with pytest.raises(ValueError, match="device 'cuda:7' is not available"):
+        SparcPolicy.load(device='cuda:7')
 
 
 @pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
@@ -96,8 +109,10 @@ def test_robots_that_decide_alone_from_messages_equal_the_fleet(network: SparcNe
         cells = cells + MOVES[last]
 
 
-def test_attention_is_kept_only_when_asked_and_matches_the_radius(network: SparcNetwork) -> None:
-    policy, cells, _ = started(network)
+@pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
+def test_attention_is_kept_only_when_asked_and_matches_the_radius(network: SparcNetwork, backend: str) -> None:
+    session = open_session(network, threads=1) if backend == 'onnxruntime' else None
+    policy, cells, _ = started(network, backend=backend, session=session)
     policy.step(cells)
     assert policy.attention() == {}
     policy.step(cells, need_attention=True)
