@@ -52,9 +52,9 @@ def _observe(
     to = image + robot.to(tl.int64) * 8 * SIDE * SIDE + pixel
     area: tl.constexpr = SIDE * SIDE
     for action in tl.static_range(4):
-        down = -1 if action == 0 else (1 if action == 1 else 0)
-        right = -1 if action == 2 else (1 if action == 3 else 0)
-        after, _ = _path(grid, field, y + down, x + right, height, width, real, UNREACHABLE)
+        step_down = -1 if action == 0 else (1 if action == 1 else 0)
+        step_right = -1 if action == 2 else (1 if action == 3 else 0)
+        after, _ = _path(grid, field, y + step_down, x + step_right, height, width, real, UNREACHABLE)
         tl.store(to + action * area, ((after < here) & (here < UNREACHABLE)).to(tl.float32), mask=real)
     tl.store(to + 4 * area, wall.to(tl.float32), mask=real)
     tl.store(to + 6 * area, ((y == goal_row) & (x == goal_column)).to(tl.float32), mask=real)
@@ -88,19 +88,19 @@ def _observe(
     tl.store(to + 5 * area, others.to(tl.float32), mask=real)
     tl.store(to + 7 * area, goals.to(tl.float32), mask=real)
 
-    down, right = (goal_row - row).to(tl.float32), (goal_column - column).to(tl.float32)
-    straight = tl.sqrt(down * down + right * right)
+    to_goal_down, to_goal_right = (goal_row - row).to(tl.float32), (goal_column - column).to(tl.float32)
+    straight = tl.sqrt(to_goal_down * to_goal_down + to_goal_right * to_goal_right)
     length, _ = _path(grid, field, row, column, height, width, True, UNREACHABLE)
     length = tl.where(length >= UNREACHABLE, FAR, length.to(tl.float32))
     waited = tl.load(mine + 4)
     whole = tl.floor(waited)
     unit = 1.0 / tl.maximum(straight, 1.0)
     index = tl.arange(0, FEATURES)
-    action, move = (index - 7) // 5, (index - 7) % 5
-    did = tl.load(mine + 5 + action, mask=(index >= 7) & (index < features), other=-1.0).to(tl.int32)
+    age, move = (index - 7) // 5, (index - 7) % 5
+    did = tl.load(mine + 5 + age, mask=(index >= 7) & (index < features), other=-1.0).to(tl.int32)
     value = tl.where(did == move, 1.0, 0.0)
-    value = tl.where(index == 0, down * unit, value)
-    value = tl.where(index == 1, right * unit, value)
+    value = tl.where(index == 0, to_goal_down * unit, value)
+    value = tl.where(index == 1, to_goal_right * unit, value)
     value = tl.where(index == 2, tl.log(1.0 + straight) / SCALE, value)
     value = tl.where(index == 3, tl.log(1.0 + length) / SCALE, value)
     value = tl.where(index == 4, tl.where(straight == 0.0, 1.0, 0.0), value)

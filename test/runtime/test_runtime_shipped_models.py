@@ -12,7 +12,7 @@ import yaml
 from attn_robotics.runtime.catalogue import Catalogue, ModelEntry, TensorSpec
 from attn_robotics.runtime.engine import Engine
 
-FOLDER = Path(__file__).parents[3] / 'config' / 'models'
+FOLDER = Path(__file__).parents[2] / 'config' / 'models'
 NAMES = Catalogue(FOLDER).names()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from attn_robotics.runtime.catalogue import Catalogue, parse_entry
 from attn_robotics.runtime.errors import EngineError
 
-SHIPPED = Path(__file__).parents[3] / 'config' / 'models'
+SHIPPED = Path(__file__).parents[2] / 'config' / 'models'
 
 
 def refusal(entry: object) -> str:
