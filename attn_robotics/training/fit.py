@@ -91,7 +91,10 @@ class Fit:
         torch.manual_seed(run.seed)
         self._curves = Curves(run.out / 'curves.csv')
         self.step, self._spent = 0, 0.0
-        peaks = [float(group['lr']) for group in optimiser.param_groups]
+        self._peaks = [float(group['lr']) for group in optimiser.param_groups]
+        if self._device.type == 'cuda':
+            for group in optimiser.param_groups:  # its state, loaded or new, lives on the device
+                group['capturable'] = True
         if run.resume:
             self.step, before = load_checkpoint(run.out, replicas, optimiser, {'order': self._order})
             if {name: before.get(name) for name in run.facts} != dict(run.facts):
@@ -101,7 +104,6 @@ class Fit:
             self._spent = float(before['seconds'])
         else:
             self._curves.rows.clear()
-        self._peaks = peaks
         self._chosen = torch.zeros(batch, dtype=torch.int64, device=self._device)
         self._sum = torch.zeros((), device=self._device)
         self._stream: torch.cuda.Stream | None = None
@@ -109,7 +111,7 @@ class Fit:
             self._stream = torch.cuda.Stream(self._device)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             for group in optimiser.param_groups:  # rates that a captured graph can read
-                group.update(capturable=True, lr=torch.zeros((), device=self._device))
+                group['lr'] = torch.zeros((), device=self._device)
         self._update = Replayed(self._learn, self._device)
 
     @property

@@ -7,6 +7,7 @@ baselines: mean top-5 recall (MT5R) of the last step in kitchens seen in trainin
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,12 +104,12 @@ def analyse(
     """Look into replicas, each with the world that `sets` were drawn from; steps of background stand apart."""
     found = []
     for replica, world in chosen.items():
-        network = AgaNetwork(config).eval()
-        network.load_state_dict({name: value.cpu() for name, value in replicas.state_of(replica).items()})
-        frames, labels = sets.frames[replica].cpu(), sets.labels[replica].cpu().numpy()
+        frames, labels = sets.frames[replica], sets.labels[replica].cpu().numpy()
+        network = AgaNetwork(config).eval().to(frames.device)
+        network.load_state_dict(replicas.state_of(replica))
         hidden = world.hides(frames.shape[0], frames.shape[1], TEST)[:count, 1:]
         with torch.no_grad():
-            gates = network.gates(frames[:count]).numpy()[:, 1:]
+            gates = network.gates(frames[:count]).cpu().numpy()[:, 1:]
         stays = (labels[:, 1:-1] == labels[:, :-2])[:count]
         parts = (stays & ~hidden, ~stays & ~hidden, hidden)
         means = [float(gates[part].mean()) if part.any() else np.nan for part in parts]
@@ -124,13 +125,17 @@ def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[li
     scores: dict[str, Scores] = {}
     rows: list[Row] = []
     facts: dict[str, Any] = {}
+    drawn: dict[str, tuple[Sets, Sets]] = {}  # of runs with the same worlds
     for folder in folders:
         tensors, facts = checkpoint.read_network(folder)
         name, seeds, cases = facts['variant'], facts['seeds'], [tuple(case) for case in facts['cases']]
         config = AgaConfig.from_dict(facts['config'])
         replicas = build_replicas(name, config, seeds, cases).to(device)
         replicas.load_state_dict(tensors)
-        validation, test = held_out(seeds, cases, facts['recipe'], device)
+        worlds = json.dumps([seeds, cases, facts['recipe']['held_out'], facts['recipe']['steps']])
+        if worlds not in drawn:
+            drawn[worlds] = held_out(seeds, cases, facts['recipe'], device)
+        validation, test = drawn[worlds]
         shape = (len(cases), len(seeds))
         scores[name] = Scores(
             np.array(recalls(replicas, validation)).reshape(shape), np.array(recalls(replicas, test)).reshape(shape)

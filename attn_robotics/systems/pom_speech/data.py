@@ -140,20 +140,35 @@ def make_corpus(folder: Path, recipe: Recipe, count: int, seed: int, workers: in
     write_atomically(path, json.dumps(about))
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a whole set."""
+    return (folder / 'corpus.json').exists()
+
+
 class Corpus:
-    """A set of utterances in memory.
+    """One or several sets of utterances in memory.
+
+    Args:
+        folders: made by `make_corpus`.
 
     Attributes:
+        about: what the sets were made of; their seeds and their count where there are several.
         tokens: (M, 4, 80) uint8, all utterances one after the other.
         starts: (U,) first token of each.
         lengths: (U,) tokens of each.
         texts: U texts.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not (folder / 'corpus.json').exists():
-            raise FileNotFoundError(f'{folder} holds no finished set; make it with pom_speech.data --out {folder}')
-        shards = sorted(folder.glob('[0-9]*.json'))
+    def __init__(self, *folders: Path) -> None:
+        for folder in folders:
+            if not is_finished(folder):
+                raise FileNotFoundError(f'{folder} holds no finished set; make it with pom_speech.data --out {folder}')
+        sets = [json.loads((folder / 'corpus.json').read_text()) for folder in folders]
+        self.about: dict[str, Any] = sets[0]
+        if len(sets) > 1:
+            seeds = [one['seed'] for one in sets]
+            self.about = sets[0] | {'seed': seeds, 'count': sum(one['count'] for one in sets)}
+        shards = [path for folder in folders for path in sorted(folder.glob('[0-9]*.json'))]
         facts = [json.loads(path.read_text()) for path in shards]
         self.tokens = np.concatenate([np.load(path.with_suffix('.npy'), allow_pickle=False) for path in shards])
         self.lengths = np.array([length for fact in facts for length in fact['lengths']])

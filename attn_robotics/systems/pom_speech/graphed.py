@@ -30,7 +30,7 @@ class _Shape:
     """The buffers and graphs of one number of tokens and one block size."""
 
     tokens: Tensor
-    hidden: Tensor
+    hidden: tuple[Tensor, Tensor]
     keep: Tensor
     shift: Tensor
     log_probs: Tensor
@@ -47,7 +47,7 @@ class GraphedUpdate:
         feed: where batches come from.
         rate: learning rate by step.
         loss: of log-probabilities, picked utterances and their lengths.
-        hide: draws what to mask, (B, N, 80) for B and N.
+        hide: draws which bands (B, 80) and tokens (B, N) to mask, for B and N.
         whole_only: never train as a stream.
     """
 
@@ -57,7 +57,7 @@ class GraphedUpdate:
         feed: Feed,
         rate: Callable[[int], float],
         loss: Callable[[Tensor, np.ndarray[Any, Any], list[int]], Tensor],
-        hide: Callable[[int, int], np.ndarray[Any, Any]],
+        hide: Callable[[int, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
         *,
         whole_only: bool,
     ) -> None:
@@ -89,7 +89,8 @@ class GraphedUpdate:
         if shape is None:
             shape = self._shapes[key] = self._capture(len(picked), *key)
         self.feed.fill(shape.tokens, picked)
-        shape.hidden.copy_(torch.from_numpy(self._hide(len(picked), count)), non_blocking=True)
+        for hidden, drawn in zip(shape.hidden, self._hide(len(picked), count), strict=True):
+            hidden.copy_(torch.from_numpy(drawn), non_blocking=True)
         shape.keep.copy_(torch.arange(count) < torch.from_numpy(lengths)[:, None], non_blocking=True)
         shape.shift.normal_()
         self.optimiser.param_groups[0]['lr'].fill_(self._rate(step))
@@ -103,12 +104,13 @@ class GraphedUpdate:
     def _capture(self, batch: int, count: int, block: int | None) -> _Shape:
         device = self._device
         tokens = torch.zeros(batch, count, 4, BANDS, dtype=torch.uint8, device=device)
-        hidden = torch.zeros(batch, count, BANDS, dtype=torch.bool, device=device)
+        bands, moments = (torch.zeros(batch, size, dtype=torch.bool, device=device) for size in (BANDS, count))
         keep = torch.ones(batch, count, dtype=torch.bool, device=device)
         shift = torch.zeros(batch, 1, 1, 1, device=device)
 
         def forward() -> Tensor:
-            features = torch.where(hidden[:, :, None], self.network.feature_mean, from_bytes(tokens) + shift)
+            hidden = (bands[:, None] | moments[:, :, None])[:, :, None]
+            features = torch.where(hidden, self.network.feature_mean, from_bytes(tokens) + shift)
             # Without the cache: weights that were cast once would stay as they were at the capture.
             with torch.autocast('cuda', torch.bfloat16, cache_enabled=False):
                 return self.network.log_probs(features, keep, block)
@@ -130,4 +132,4 @@ class GraphedUpdate:
                 parameter.grad = torch.zeros_like(parameter) if found is None else found
             torch.nn.utils.clip_grad_norm_(self._parameters, 5.0, foreach=True)
             self.optimiser.step()
-        return _Shape(tokens, hidden, keep, shift, log_probs, gradient, before, after)
+        return _Shape(tokens, (bands, moments), keep, shift, log_probs, gradient, before, after)

@@ -1,20 +1,20 @@
 """Mixers side by side at equal size: `python -m attn_robotics.systems.pom_speech.study --help`.
 
 Every mixer takes the attention's place in the same small Conformer, the feed-forward width makes up for its size, and
-all see the same synthetic speech for the same number of updates. Runs share one device in processes of their own.
+all see the same synthetic speech for the same number of updates. Run after run is trained, all mixers of a seed before
+the next seed; what is done is kept, and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from threading import BrokenBarrierError
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from attn_robotics.systems.pom_speech.data import Corpus
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.scores import error_rates
 from attn_robotics.systems.pom_speech.train import Feed, make_update, prepare, transcribe
-from attn_robotics.training.checkpoint import write_atomically
+from attn_robotics.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from attn_robotics.training.loop import cosine_rate
 from attn_robotics.training.results import Row, over_seeds, show, write_results
 
@@ -40,8 +40,9 @@ METHODS: dict[str, dict[str, Any]] = {
     'mha': {'mixer': 'mha'},
     'rope_mha': {'mixer': 'rope_mha'},
 }
-PACE = 30  # updates after which a run knows how fast it is
-STARTS_S = 60.0  # to wait for the slowest run to start
+PACE = 40  # updates that tell how fast a mixer learns, after as many that warm up
+MARGIN = 0.85  # of the time that the plan uses
+SAVE_S = 20.0  # between checkpoints of a run
 
 
 def size_of(config: PomSpeechConfig) -> int:
@@ -58,62 +59,125 @@ def matched(config: PomSpeechConfig, parameters: int) -> PomSpeechConfig:
     return replace(config, feed_forward=width)
 
 
-def run_one(folder: Path, method: str, seed: int, options: argparse.Namespace, barrier: Any, pace: Any) -> None:
-    """Train one mixer and write `<method>-<seed>.json`."""
-    path = folder / f'{method}-{seed}.json'
-    torch.set_num_threads(1)
-    device = torch.device(options.device)
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    reference = SMALL if options.small else REFERENCE
-    config = matched(replace(reference, **METHODS[method]), size_of(reference))
-    corpus = Corpus(options.data)
-    network = SpeechEncoder(config)
-    prepare(network, corpus)
-    network.to(device)
-    feed, check = Feed(corpus, device), Feed(Corpus(options.validation), device)
-    # The pace of all together is known only once all run; then all take the number of updates that the slowest can.
-    total, start = PACE, 0.0
-    update = make_update(
-        network, feed, rng, lambda at: cosine_rate(at / total, at, peak=1.5e-3, floor=1e-6, warmup=150), whole_only=True
-    )
-    batches = enumerate(corpus.batches(options.batch, rng))
-    losses = []
-    begun = time.monotonic()
-    for step, picked in batches:
-        loss = update(step, picked)
-        if step in (PACE // 2, PACE):
-            _synchronise(device)
-            _meet(barrier)
-        if step == PACE // 2:
-            start = time.monotonic()
-        if step == PACE:
-            with pace.get_lock():
-                pace.value = max(pace.value, (time.monotonic() - start) / (PACE - PACE // 2))
-            _meet(barrier)
-            total = PACE + int(0.9 * (options.seconds - (time.time() - options.begun)) / pace.value)
-            total = min(options.steps, total)
-        if step % 50 == 0:
-            losses.append((step, float(loss)))
-        if step >= PACE and step + 1 >= total:
-            break
-    cer, wer = error_rates(check.corpus.texts, transcribe(network, check))
-    facts = {
-        'method': method, 'seed': seed, 'cer': cer, 'wer': wer, 'steps': total, 'parameters': size_of(config),
-        'seconds': time.monotonic() - begun, 'losses': losses, 'utterances': len(check.corpus), 'batch': options.batch,
-    }  # fmt: skip
-    write_atomically(path, json.dumps(facts))
-    print(f'{method} seed {seed}: CER {cer:.4f}, WER {wer:.4f} after {total} updates', flush=True)
+@dataclass
+class Study:
+    """What all runs of a process share.
+
+    Attributes:
+        options: of the command line.
+        feed, check: training and held-out speech, on the device.
+    """
+
+    options: argparse.Namespace
+    feed: Feed
+    check: Feed
+
+    @classmethod
+    def open(cls, options: argparse.Namespace) -> Study:
+        """Load the speech."""
+        torch.set_num_threads(1)
+        device = torch.device(options.device)
+        return cls(options, Feed(Corpus(options.data), device), Feed(Corpus(options.validation), device))
+
+    def start(self, method: str, seed: int, steps: int) -> tuple[SpeechEncoder, Any, np.random.Generator]:
+        """A fresh network, what teaches it, and its random numbers."""
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        reference = SMALL if self.options.small else REFERENCE
+        network = SpeechEncoder(matched(replace(reference, **METHODS[method]), size_of(reference)))
+        prepare(network, self.feed.corpus)
+        network.to(self.options.device)
+
+        def rate(at: int) -> float:
+            return cosine_rate(at / steps, at, peak=1.5e-3, floor=1e-6, warmup=150)
+
+        return network, make_update(network, self.feed, rng, rate, whole_only=True), rng
+
+    def pace(self, method: str) -> float:
+        """Seconds an update, beside whatever else runs now."""
+        _, update, rng = self.start(method, 0, PACE)
+        batches = self.feed.corpus.batches(self.options.batch, rng)
+        begun = 0.0
+        for step in range(2 * PACE):
+            if step == PACE:
+                _synchronise(self.options.device)
+                begun = time.monotonic()
+            update(min(step, PACE), next(batches))
+        _synchronise(self.options.device)
+        return (time.monotonic() - begun) / PACE
+
+    def run(self, method: str, seed: int, steps: int) -> bool:
+        """Train one mixer, or go on with it, and write `<method>-<seed>.json`; False when the time was over."""
+        path = self.options.out / f'{method}-{seed}.json'
+        if path.exists():
+            return True
+        folder = path.with_suffix('')
+        network, update, rng = self.start(method, seed, steps)
+        first, spent, losses = 0, 0.0, []
+        if (folder / 'checkpoint.json').exists():
+            first, facts = load_checkpoint(folder, network, update.optimiser, {'data': rng})
+            spent, losses = float(facts['seconds']), facts['losses']
+        begun = saved = time.monotonic()
+        step = first
+        batches = self.feed.corpus.batches(self.options.batch, rng)
+        while step < steps:
+            loss = update(step, next(batches))
+            if step % 50 == 0:
+                losses.append((step, float(loss)))
+            step += 1
+            is_late = time.time() > self.options.end
+            if is_late or time.monotonic() - saved > SAVE_S:
+                facts = {'seconds': spent + time.monotonic() - begun, 'losses': losses}
+                save_checkpoint(
+                    folder, network, update.optimiser, step=step, facts=facts, generators={'data': rng}
+                )  # fmt: skip
+                saved = time.monotonic()
+            if is_late and step < steps:
+                return False
+        said = self.check.corpus.texts
+        cer, wer = error_rates(said, transcribe(network, self.check))
+        facts = {
+            'method': method, 'seed': seed, 'cer': cer, 'wer': wer, 'steps': steps,
+            'parameters': size_of(network.config), 'seconds': spent + time.monotonic() - begun, 'losses': losses,
+            'utterances': len(said), 'batch': self.options.batch,
+        }  # fmt: skip
+        write_atomically(path, json.dumps(facts))
+        print(f'{method} seed {seed}: CER {cer:.4f}, WER {wer:.4f} after {steps} updates', flush=True)
+        return True
 
 
-def _meet(barrier: Any) -> None:
-    """Wait for the other runs; one that failed must not end the rest."""
-    with suppress(BrokenBarrierError):
-        barrier.wait(STARTS_S)
+_study: Study | None = None  # of this process
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == 'cuda':
+def _open(options: argparse.Namespace) -> None:
+    global _study
+    _study = Study.open(options)
+
+
+def _pace(method: str) -> float:
+    assert _study is not None
+    return _study.pace(method)
+
+
+def _run(run: tuple[str, int, int]) -> bool:
+    assert _study is not None
+    try:
+        return _study.run(*run)
+    except RuntimeError as error:  # one run that fails must not end the others
+        print(f'{run[0]} seed {run[1]}: {error}', file=sys.stderr)
+        return False
+
+
+def plan_steps(options: argparse.Namespace, paces: Sequence[float]) -> int:
+    """Updates of each run, so that all end in time: the same for all, and for whoever goes on later."""
+    left = options.end - time.time()
+    of_all = sum(paces) * len(options.seeds) / options.jobs
+    steps: int = max(1, min(options.steps, int(MARGIN * left / max(of_all, 1e-6))))
+    return steps
+
+
+def _synchronise(device: str) -> None:
+    if torch.device(device).type == 'cuda':
         torch.cuda.synchronize()
 
 
@@ -158,7 +222,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
+    """Command line; returns the exit code: 3 when the time was over before the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, required=True, help='folder made by pom_speech.data')
     parser.add_argument('--validation', type=Path, required=True, help='folder with held-out speech')
@@ -167,27 +231,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--steps', type=int, default=3000, help='updates of each run, at most')
-    parser.add_argument('--seconds', type=float, default=3600.0, help='for all runs together, from now')
+    parser.add_argument(
+        '--seconds', type=float, default=3600.0,
+        help='for all runs together, from now; the first call makes fewer updates when --steps would take longer',
+    )  # fmt: skip
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time, each in a process of its own')
     parser.add_argument('--batch', type=int, default=48)
     parser.add_argument('--small', action='store_true', help='two layers of width 48, for two CPU cores')
+    parser.add_argument('--no-graphs', dest='graphs', action='store_false', help='CUDA: launch kernel by kernel')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     options = parser.parse_args(arguments)
-    options.begun = time.time()
+    options.end = time.time() + options.seconds
     options.out.mkdir(parents=True, exist_ok=True)
-    context = get_context('spawn')
-    runs = [(method, seed) for seed in options.seeds for method in options.methods]
-    barrier, pace = context.Barrier(len(runs)), context.Value('d', 0.0)
-    processes = [
-        context.Process(target=run_one, args=(options.out, method, seed, options, barrier, pace))
-        for method, seed in runs
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    plan = options.out / 'plan.json'
+    with get_context('spawn').Pool(options.jobs, _open, (options,)) as pool:
+        if not plan.exists():
+            paces = pool.map(_pace, options.methods, chunksize=1)
+            facts = {'steps': plan_steps(options, paces), 'batch': options.batch, 'small': options.small}
+            write_atomically(plan, json.dumps(facts | {'pace_s': dict(zip(options.methods, paces, strict=True))}))
+        facts = json.loads(plan.read_text())
+        if (facts['batch'], facts['small']) != (options.batch, options.small):
+            parser.error(f'{options.out} holds runs with --batch {facts["batch"]}; use another --out')
+        runs = [(method, seed, facts['steps']) for seed in options.seeds for method in options.methods]
+        is_whole = all(pool.map(_run, runs, chunksize=1))
     rows = summarise(options.out)
-    print(show(rows))
-    if options.json:
+    if rows:
+        print(show(rows))
+    if options.json and rows:
         write_results(
             options.json,
             rows,
@@ -201,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
             validation=json.loads((options.validation / 'corpus.json').read_text()),
         )
         draw(rows, options.json.with_suffix('.png'))
-    return int(any(process.exitcode for process in processes))
+    return 0 if is_whole else 3
 
 
 if __name__ == '__main__':

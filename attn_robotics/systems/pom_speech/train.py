@@ -7,7 +7,6 @@ weights serves both. Ctrl-C saves; `--resume` goes on.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import ctc_loss
 
 from attn_robotics.systems.pom_speech.config import MIXERS, PomSpeechConfig
-from attn_robotics.systems.pom_speech.data import Corpus, from_bytes
+from attn_robotics.systems.pom_speech.data import Corpus, from_bytes, is_finished
 from attn_robotics.systems.pom_speech.graphed import GraphedUpdate
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.processor import BANDS
@@ -45,8 +45,13 @@ class Feed:
     """
 
     def __init__(self, corpus: Corpus, device: torch.device) -> None:
+        self._device = device
+        self.take(corpus)
+
+    def take(self, corpus: Corpus) -> None:
+        """Go on with another corpus."""
         self.corpus = corpus
-        self._tokens = torch.from_numpy(corpus.tokens).to(device)
+        self._tokens = torch.from_numpy(corpus.tokens).to(self._device)
         self._targets = [encode(text) for text in corpus.texts]
 
     def batch(self, picked: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor, list[int]]:
@@ -75,21 +80,21 @@ def mask_some(features: Tensor, fill: Tensor, rng: np.random.Generator) -> Tenso
     """Hide two runs of bands and two of tokens of a batch (SpecAugment, arXiv 1904.08779), and shift its level."""
     batch, count = features.shape[:2]
     features = features + torch.randn(batch, 1, 1, 1, device=features.device)
-    hidden = torch.from_numpy(draw_mask(batch, count, rng)).to(features.device, non_blocking=True)
-    return torch.where(hidden[:, :, None], fill, features)
+    bands, tokens = (torch.from_numpy(part).to(features.device) for part in draw_mask(batch, count, rng))
+    return torch.where((bands[:, None] | tokens[:, :, None])[:, :, None], fill, features)
 
 
-def draw_mask(batch: int, count: int, rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(B, N, 80): what `mask_some` hides."""
-    return _runs(rng, batch, BANDS, 12)[:, None] | _runs(rng, batch, count, 5)[:, :, None]
+def draw_mask(batch: int, count: int, rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The bands (B, 80) and the tokens (B, N) that `mask_some` hides."""
+    return _runs(rng, batch, BANDS, 12), _runs(rng, batch, count, 5)
 
 
-def _runs(rng: np.random.Generator, rows: int, size: int, longest: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _runs(rng: np.random.Generator, rows: int, size: int, longest: int) -> NDArray[np.bool_]:
     """(rows, size): two runs of True a row, each shorter than `longest`."""
     start = rng.integers(size, size=(rows, 2, 1))
     at = np.arange(size)
     inside = (at >= start) & (at < start + rng.integers(longest, size=(rows, 2, 1)))
-    found: np.ndarray[Any, np.dtype[np.bool_]] = np.any(inside, axis=1)
+    found: NDArray[np.bool_] = np.any(inside, axis=1)
     return found
 
 
@@ -205,14 +210,18 @@ def train(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
     torch.manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
-    config = PomSpeechConfig(mixer=options.mixer)
+    sizes = {name: getattr(options, name) for name in ('width', 'layers', 'feed_forward', 'channels', 'dropout')}
+    config = replace(
+        PomSpeechConfig(mixer=options.mixer), **{name: size for name, size in sizes.items() if size is not None}
+    )
     spent, first = 0.0, 0
     if options.resume:
         facts = read_facts(options.out)
         config = PomSpeechConfig.from_dict(facts['config'])
-    if options.dropout is not None:
-        config = replace(config, dropout=options.dropout)
-    corpus, checks = Corpus(options.data), Corpus(options.validation)
+        if options.dropout is not None:
+            config = replace(config, dropout=options.dropout)
+    known = [folder for folder in options.data if is_finished(folder)] or options.data[:1]
+    corpus, checks = Corpus(*known), Corpus(options.validation)
     network = SpeechEncoder(config)
     if options.start and not options.resume:
         network.load_state_dict(read_weights(options.start)[0].state_dict())
@@ -232,20 +241,28 @@ def train(options: argparse.Namespace) -> None:
         first, _ = load_checkpoint(options.out, network, update.optimiser, {'data': rng})
     curves = Curves(options.out / 'curves.csv')
     losses: list[Tensor] = []
-    looked = saved = time.monotonic()
     step = first
     with budget:
-        for step, picked in enumerate(corpus.batches(options.batch, rng), first):
-            losses.append(update(step, picked))
+        looked = saved = time.monotonic()
+        batches = feed.corpus.batches(options.batch, rng)
+        while True:
+            losses.append(update(step, next(batches)))
+            step += 1
             if budget.is_over:
                 break
             if time.monotonic() - looked >= options.look_s:
                 _look(network, check, curves, step, budget.total, losses)
                 looked, losses = time.monotonic(), []
+                finished = [folder for folder in options.data if is_finished(folder)]
+                if len(finished) > len(known):
+                    known = finished
+                    feed.take(Corpus(*known))
+                    batches = feed.corpus.batches(options.batch, rng)
+                    print(f'{len(feed.corpus)} utterances from now on', flush=True)
             if time.monotonic() - saved >= 60.0:
-                _save(options, network, update.optimiser, step + 1, budget.total, config, rng)
+                _save(options, network, update.optimiser, step, budget.total, config, rng, feed)
                 saved = time.monotonic()
-    _save(options, network, update.optimiser, step + 1, budget.total, config, rng)
+    _save(options, network, update.optimiser, step, budget.total, config, rng, feed)
     _look(network, check, curves, step, budget.total, losses)
     curves.draw(
         options.out / 'curves.png', 'step', {'loss a character': ['loss'], 'held-out CER': ['cer', 'cer_320ms']}
@@ -272,13 +289,14 @@ def _save(
     seconds: float,
     config: PomSpeechConfig,
     rng: np.random.Generator,
+    feed: Feed,
 ) -> None:
     facts = {
         'config': config.to_dict(),
         'seconds': seconds,
         'seed': options.seed,
         'batch': options.batch,
-        'data': json.loads((options.data / 'corpus.json').read_text()),
+        'data': feed.corpus.about,
     }
     save_checkpoint(options.out, network, optimiser, step=step, facts=facts, generators={'data': rng})
     if options.weights:
@@ -289,7 +307,10 @@ def _save(
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, required=True, help='folder made by pom_speech.data')
+    parser.add_argument(
+        '--data', type=Path, nargs='+', required=True,
+        help='folders made by pom_speech.data; those that are still being made join when they are whole',
+    )  # fmt: skip
     parser.add_argument('--validation', type=Path, required=True, help='folder with held-out speech, a few hundred')
     parser.add_argument('--out', type=Path, required=True, help='folder for checkpoint and curves')
     parser.add_argument('--minutes', type=float, default=20.0, help='time budget of this run')
@@ -298,6 +319,9 @@ def main(arguments: list[str] | None = None) -> int:
         '--start', type=Path, help='begin with the weights of a safetensors file, such as pretrained ones'
     )
     parser.add_argument('--mixer', choices=MIXERS, default='pom')
+    for name in ('width', 'layers', 'feed_forward', 'channels'):
+        shown = f'{getattr(PomSpeechConfig(), name)} when left out'
+        parser.add_argument(f'--{name.replace("_", "-")}', type=int, help=f'of the network, {shown}')
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')
     parser.add_argument('--dropout', type=float)

@@ -1,7 +1,9 @@
 """Synthetic speech, training that can be interrupted, and what the comparison of mixers rests on."""
 
+import argparse
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from attn_robotics.systems.pom_speech.pretrain import Quantizer, draw_tokens, ma
 from attn_robotics.systems.pom_speech.pretrain import main as pretrain
 from attn_robotics.systems.pom_speech.probes import TASKS, Probe
 from attn_robotics.systems.pom_speech.processor import log_mel, to_tokens
-from attn_robotics.systems.pom_speech.study import METHODS, REFERENCE, matched, size_of
+from attn_robotics.systems.pom_speech.study import METHODS, REFERENCE, Study, matched, plan_steps, size_of, summarise
 from attn_robotics.systems.pom_speech.train import Feed, draw_mask, make_update, prepare, transcribe
 from attn_robotics.systems.pom_speech.train import main as train
 from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
@@ -67,7 +69,8 @@ def test_missing_voices_and_unfinished_sets_are_named(tmp_path, monkeypatch, cap
 
 
 def test_the_mask_hides_some_bands_and_some_tokens():
-    mask = draw_mask(64, 50, np.random.default_rng(0))
+    bands, tokens = draw_mask(64, 50, np.random.default_rng(0))
+    mask = bands[:, None] | tokens[:, :, None]
     assert mask.shape == (64, 50, 80) and 0.02 < mask.mean() < 0.4
     assert (mask.all(1).any(1) | mask.all(2).any(1)).mean() > 0.9
 
@@ -84,7 +87,7 @@ def test_updates_lower_the_loss(corpus):
 
 
 def test_training_goes_on_where_it_ended_and_leaves_weights(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.PomSpeechConfig', lambda mixer: TINY)
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.PomSpeechConfig', lambda mixer='pom': TINY)
     common = [
         *(
             '--data',
@@ -109,6 +112,51 @@ def test_training_goes_on_where_it_ended_and_leaves_weights(corpus, tmp_path, mo
     network, card = read_weights(tmp_path / 'weights.safetensors')
     assert network.config == TINY and card['updates'] > first
     assert (tmp_path / 'curves.png').stat().st_size > 1000
+
+
+def test_sets_join_training_when_they_are_whole(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.PomSpeechConfig', lambda mixer='pom': TINY)
+    late = tmp_path / 'late'
+    seen = []
+
+    def finish(folder):
+        seen.append(folder)
+        if len(seen) == 4 and not late.exists():
+            make_corpus(late, TONES, 16, seed=2)
+        return (folder / 'corpus.json').exists()
+
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.is_finished', finish)
+    train([
+        '--data', str(corpus), str(late), '--validation', str(corpus), '--out', str(tmp_path), '--batch', '8',
+        '--device', 'cpu', '--minutes', '0.05', '--look-s', '0.2',
+    ])  # fmt: skip
+    assert '40 utterances from now on' in capsys.readouterr().out
+    assert read_facts(tmp_path)['data']['count'] == 40 and read_facts(tmp_path)['data']['seed'] == [1, 2]
+
+
+def test_a_comparison_goes_on_where_it_was_stopped(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.study.SMALL', TINY)
+    options = argparse.Namespace(
+        data=corpus,
+        validation=corpus,
+        out=tmp_path / 'whole',
+        device='cpu',
+        batch=8,
+        small=True,
+        graphs=True,
+        end=time.time() + 1e6,
+    )
+    assert Study.open(options).run('pom_k1', 1, 4)
+    whole = json.loads((options.out / 'pom_k1-1.json').read_text())
+    options.out, options.end = tmp_path / 'stopped', 0.0  # late from the beginning: an update a call
+    calls = [Study.open(options).run('pom_k1', 1, 4) for _ in range(4)]
+    assert calls == [False, False, False, True]
+    assert json.loads((options.out / 'pom_k1-1.json').read_text())['steps'] == 4
+    options.end = time.time() + 100.0
+    options.out, options.seeds, options.jobs, options.steps = tmp_path / 'whole', [0, 1], 1, 10**9
+    assert plan_steps(options, [0.1, 0.4]) == pytest.approx(85, abs=1)
+    rows = {row.name: row for row in summarise(options.out)}
+    assert rows['cer/pom_k1/held_out'].value == whole['cer'] and rows['updates/pom_k1'].value == 4
 
 
 def test_transcribing_keeps_the_order_of_the_corpus(corpus):
