@@ -95,16 +95,17 @@ class Study:
 
     def pace(self, method: str) -> float:
         """Seconds an update, beside whatever else runs now."""
-        _, update, rng = self.start(method, 0, PACE)
+        count = min(PACE, self.options.steps)
+        _, update, rng = self.start(method, 0, count)
         batches = self.feed.corpus.batches(self.options.batch, rng)
         begun = 0.0
-        for step in range(2 * PACE):
-            if step == PACE:
+        for step in range(2 * count):
+            if step == count:
                 _synchronise(self.options.device)
                 begun = time.monotonic()
-            update(min(step, PACE), next(batches))
+            update(min(step, count), next(batches))
         _synchronise(self.options.device)
-        return (time.monotonic() - begun) / PACE
+        return (time.monotonic() - begun) / count
 
     def run(self, method: str, seed: int, steps: int) -> bool:
         """Train one mixer, or go on with it, and write `<method>-<seed>.json`; False when the time was over."""
