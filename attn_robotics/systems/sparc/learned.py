@@ -145,9 +145,11 @@ class LearnedMethod:
             drawn = log_probs + self._rng.gumbel(size=log_probs.shape)
             wishes: NDArray[np.int8] = drawn.argmax(axis=1).astype(np.int8)
             return wishes
-        return self._shield.decide(
+        actions = self._shield.decide(
             cells, log_probs, self._priorities.values, self._goals, self._distances, rng=self._rng
         )
+        self._shield.prepare()
+        return actions
 
     def _by_value(
         self, cells: NDArray[np.int32], flat: NDArray[np.int32], log_probs: NDArray[np.float32]
