@@ -3,11 +3,7 @@
 ros2 launch attn_robotics attention_runtime.launch.py preload:=small_transformer door_port:=8000
 """
 
-from launch.actions import GroupAction, OpaqueFunction
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import PushRosNamespace
-
-from attn_robotics.ros.launching import Arguments
+from attn_robotics.ros.launching import Arguments, in_namespace
 from launch import LaunchDescription
 
 ARGUMENTS = Arguments(
@@ -19,7 +15,6 @@ ARGUMENTS = Arguments(
         ('max_request_mib', '256', 'largest request [MiB]', int),
         ('shm_ttl_s', '10.0', 'unfetched answers in shared memory are removed after this time [s]', float),
         ('shm_limit_mib', '1024', 'most that answers in shared memory may take before they are fetched [MiB]', int),
-        ('use_sim_time', 'false', 'follow /clock', bool),
     )
 )
 NUMBERS = ('memory_budget_mib', 'door_port', 'max_request_mib', 'shm_ttl_s', 'shm_limit_mib')
@@ -32,12 +27,11 @@ def listed(context, name: str) -> list[str]:
 
 def everything(context) -> list:
     """Build the node; here, since lists come as text."""
-    warnings = ARGUMENTS.check(context)
     lists = {name: found for name in ('models', 'preload') if (found := listed(context, name))}
     node = ARGUMENTS.node(context, 'attention_runtime', *NUMBERS, 'use_sim_time', more=[lists] if lists else [])
-    return [*warnings, GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), node])]
+    return [in_namespace(node)]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments, stay on this machine unless told otherwise, start the runtime."""
-    return LaunchDescription([*ARGUMENTS.declarations(), OpaqueFunction(function=everything)])
+    return ARGUMENTS.description(everything)

@@ -3,13 +3,7 @@
 ros2 launch attn_robotics gaze_sim.launch.py people:=3 seconds:=20 out:=gaze_run
 """
 
-from launch.actions import EmitEvent, GroupAction, OpaqueFunction, RegisterEventHandler
-from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import PushRosNamespace
-
-from attn_robotics.ros.launching import Arguments
+from attn_robotics.ros.launching import Arguments, ends_with, in_namespace
 from launch import LaunchDescription
 
 ARGUMENTS = Arguments(
@@ -38,7 +32,6 @@ ARGUMENTS = Arguments(
 
 def everything(context) -> list:
     """Build the nodes."""
-    warnings = ARGUMENTS.check(context)
     both = ('seed', 'profile')
     simulator = ARGUMENTS.node(
         context, 'gaze_simulator', *both, 'people', 'seconds', 'render', 'real_time_factor', 'out'
@@ -48,12 +41,9 @@ def everything(context) -> list:
     gaze = ARGUMENTS.node(
         context, 'gaze', *both, 'use_sim_time', 'selection', 'motion', 'vlm_url', 'vlm_model', more=[faces]
     )
-    over = RegisterEventHandler(
-        OnProcessExit(target_action=simulator, on_exit=[EmitEvent(event=Shutdown(reason='the conversation is over'))])
-    )
-    return [*warnings, GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), simulator, gaze]), over]
+    return [in_namespace(simulator, gaze), ends_with(simulator, 'the conversation is over')]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments, stay on this machine unless told otherwise, start everything."""
-    return LaunchDescription([*ARGUMENTS.declarations(), OpaqueFunction(function=everything)])
+    return ARGUMENTS.description(everything)

@@ -3,14 +3,12 @@
 ros2 launch attn_robotics sparc_sim.launch.py robots:=32 density:=0.3 seed:=7
 """
 
-from launch.actions import EmitEvent, GroupAction, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.actions import EmitEvent, LogInfo, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import PushRosNamespace
 
 from attn_robotics.nodes._world import WorldParams
-from attn_robotics.ros.launching import Arguments
+from attn_robotics.ros.launching import Arguments, in_namespace
 from launch import LaunchDescription
 
 ARGUMENTS = Arguments(
@@ -66,7 +64,6 @@ def when_mission_ends(event, context) -> list:
 
 def everything(context) -> list:
     """Build the nodes; here, since their number depends on the world."""
-    warnings = ARGUMENTS.check(context)
     world = WorldParams(
         **ARGUMENTS.values(context, *WORLD, 'robots')
     ).load()  # a bad one ends it before anything starts
@@ -100,9 +97,9 @@ def everything(context) -> list:
     mission = ARGUMENTS.node(context, 'mission', *WORLD, *own, more=[robots, contacts])
     nodes.append(mission)
     over = RegisterEventHandler(OnProcessExit(target_action=mission, on_exit=when_mission_ends))
-    return [*warnings, GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *nodes]), over]
+    return [in_namespace(*nodes), over]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Declare the arguments, stay on this machine unless told otherwise, start everything."""
-    return LaunchDescription([*ARGUMENTS.declarations(), OpaqueFunction(function=everything)])
+    return ARGUMENTS.description(everything)

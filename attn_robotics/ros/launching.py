@@ -1,23 +1,36 @@
-"""What our launch files share: a table of arguments that declares, explains and checks them and fills parameters."""
+"""What our launch files share: a table of arguments that declares, explains and checks them, and what starts nodes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from launch.actions import DeclareLaunchArgument, LogInfo, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    GroupAction,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
 from launch.launch_context import LaunchContext
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
-from launch_ros.actions import Node
+from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchDescription
 
 Row = tuple[str, str, str, type | None]
 # Of every launch file: name, default, description, type as the nodes know it (None: for the launch file only).
 COMMON: tuple[Row, ...] = (
     ('namespace', '', 'namespace of everything but /clock, /tf and /tf_static', None),
+    ('use_sim_time', 'false', 'follow /clock', bool),
     ('params_file', '', 'YAML with parameters that win over all of these', None),
     ('autostart', 'true', 'nodes configure and activate themselves', bool),
     ('log_level', 'info', 'debug, info, warn or error', None),
@@ -45,14 +58,23 @@ class Arguments:
     """The arguments of a launch file.
 
     Args:
-        rows: name, default, description and type of each, before those of `COMMON`.
+        rows: name, default, description and type of each, before those of `COMMON`, which they may replace.
         choices: allowed values of some.
     """
 
     def __init__(self, rows: Sequence[Row], choices: Mapping[str, Sequence[str]] | None = None) -> None:
-        self.rows = (*rows, *COMMON)
+        own = {row[0] for row in rows}
+        self.rows = (*rows, *(row for row in COMMON if row[0] not in own))
         self._kinds = {name: kind for name, _, _, kind in self.rows}
         self._choices = choices or {}
+
+    def description(self, build: Callable[[LaunchContext], list[Any]]) -> LaunchDescription:
+        """The whole launch file: these arguments, checked, then what `build` makes of them."""
+
+        def everything(context: LaunchContext) -> list[Any]:
+            return [*self.check(context), *build(context)]
+
+        return LaunchDescription([*self.declarations(), OpaqueFunction(function=everything)])
 
     def declarations(self) -> list[Any]:
         """Actions that declare everything and keep the nodes on this machine unless told otherwise."""
@@ -142,3 +164,13 @@ class Arguments:
             ],
             **options,
         )
+
+
+def in_namespace(*actions: Any) -> GroupAction:
+    """Actions below the namespace that the argument names."""
+    return GroupAction([PushRosNamespace(LaunchConfiguration('namespace')), *actions])
+
+
+def ends_with(node: Node, reason: str) -> RegisterEventHandler:
+    """End everything when a node has ended."""
+    return RegisterEventHandler(OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason=reason))]))

@@ -1,6 +1,7 @@
 """What launch files share: values and files that are refused by name before anything starts."""
 
 import pytest
+from launch.actions import OpaqueFunction
 from launch.launch_context import LaunchContext
 
 from attn_robotics.ros.launching import Arguments
@@ -59,3 +60,29 @@ def test_good_arguments_pass_and_a_misspelt_one_is_told(check, tmp_path):
     assert check(params_file=str(path)) == []
     assert len(check(robot='32')) == 1
     assert check(camera_topic='/image') == []
+
+
+def test_a_row_of_a_launch_file_replaces_the_common_one():
+    arguments = Arguments([('use_sim_time', 'true', 'follow /clock', bool)])
+    found = [row for row in arguments.rows if row[0] == 'use_sim_time']
+    assert [default for _, default, _, _ in found] == ['true']
+    assert ('use_sim_time', 'false') in {(name, default) for name, default, _, _ in Arguments([]).rows}
+
+
+def test_a_description_declares_checks_and_then_builds():
+    built = []
+    description = Arguments([('speed', '1.0', 'how fast', float)]).description(
+        lambda context: built.append(context) or []
+    )
+    (build,) = (entity for entity in description.entities if isinstance(entity, OpaqueFunction))
+    names = {argument.name for argument in description.get_launch_arguments()}
+    assert {'speed', 'namespace', 'use_sim_time', 'log_level'} <= names
+    context = LaunchContext()
+    for entity in description.entities[:-1]:
+        entity.visit(context)
+    build.visit(context)
+    assert built == [context]
+    context.launch_configurations['speed'] = 'fast'
+    with pytest.raises(RuntimeError, match='speed must be a number'):
+        build.visit(context)
+    assert len(built) == 1
