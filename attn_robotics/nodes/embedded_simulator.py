@@ -17,7 +17,6 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import LaserScan
 from std_msgs.msg import UInt32
 from tf2_msgs.msg import TFMessage
@@ -28,7 +27,7 @@ from attn_robotics.nodes._world import WorldParams
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import run_node
 from attn_robotics.ros.parameters import param
-from attn_robotics.ros.simulation import Pace, SimulationNode
+from attn_robotics.ros.simulation import SimulationNode
 from attn_robotics.simulation.embedded import EmbeddedSimulator, ViewerError
 from attn_robotics.simulation.faults import Faults, OdometryNoise, parse_outages
 
@@ -69,6 +68,7 @@ class EmbeddedSimulatorNode(SimulationNode):
     """The `simulator` node."""
 
     NAME = 'simulator'
+    PERIOD_S = CLOCK_PERIOD_S
     Params = EmbeddedSimulatorParams
     params: EmbeddedSimulatorParams
 
@@ -91,8 +91,7 @@ class EmbeddedSimulatorNode(SimulationNode):
         self._commands: dict[int, tuple[float, float]] = {}
         self._news = threading.Condition()  # guards the commands
         self._commanded_s = -np.inf  # simulated time of the newest command
-        self._pace = Pace()
-        self._clock_out = self.create_publisher(Clock, '/clock', qos.CLOCK)
+        self.open_clock()
         self._tf = self.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
         self._contacts = self.create_publisher(UInt32, '~/contacts', qos.LATCHED)
         self._odom = [self.create_publisher(Odometry, f'{name}/odom', qos.SENSOR) for name in world.names]
@@ -114,8 +113,9 @@ class EmbeddedSimulatorNode(SimulationNode):
             return
         for listener in self._listeners:
             self.destroy_subscription(listener)
-        for publisher in (self._clock_out, self._tf, self._contacts, *self._odom, *self._scan):
+        for publisher in (self._tf, self._contacts, *self._odom, *self._scan):
             self.destroy_publisher(publisher)
+        self.close_clock()
         del self._listeners, self._simulator
 
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
@@ -125,7 +125,7 @@ class EmbeddedSimulatorNode(SimulationNode):
             return DiagnosticStatus.ERROR, self.failure, {'simulated time [s]': f'{simulator.time:.1f}'}
         values = {
             'simulated time [s]': f'{simulator.time:.1f}',
-            'real-time factor': f'{self._pace.real_time_factor:.2f}',
+            'real-time factor': f'{self.pace.real_time_factor:.2f}',
             'contact events': simulator.contact_events,
         }
         if simulator.contact_events:
@@ -143,33 +143,36 @@ class EmbeddedSimulatorNode(SimulationNode):
             self._news.notify()
 
     def simulate(self) -> None:
-        """Step, publish, keep pace."""
-        p, simulator = self.params, self._simulator
-        every_odom = max(1, round(1.0 / (p.odom_rate * CLOCK_PERIOD_S)))
-        every_scan = max(1, round(1.0 / (p.scan_rate * CLOCK_PERIOD_S)))
-        show = self._open_viewer()
-        reported = -1
-        tick = 0
-        self._pace = Pace()
-        while self.is_running:
-            self._break()
-            self._await_commands()
-            self._apply_commands()
-            simulator.step(CLOCK_PERIOD_S)
-            self._clock_out.publish(Clock(clock=to_stamp(simulator.time)))
-            if tick % every_odom == 0:
-                self._publish_poses()
-            if p.scan and tick % every_scan == 0:
-                self._publish_scans()
-            if simulator.contact_events != reported:
-                reported = simulator.contact_events
-                self._contacts.publish(UInt32(data=reported))
-            if show is not None and tick % 2 == 0:
-                show()
-            tick += 1
-            # The factor may be set at run time; without a limit time still need not hurry before somebody drives.
-            limit = 0.0 if self._commanded_s >= 0 else 1.0
-            self._pace.keep(CLOCK_PERIOD_S, self.params.real_time_factor or limit)
+        """Open a window where one is wanted, in the thread that draws, and let time run."""
+        p = self.params
+        self._every_odom = max(1, round(1.0 / (p.odom_rate * CLOCK_PERIOD_S)))
+        self._every_scan = max(1, round(1.0 / (p.scan_rate * CLOCK_PERIOD_S)))
+        self._show = self._open_viewer()
+        self._reported = -1
+        super().simulate()
+
+    def step(self, number: int) -> bool:
+        """Let robots fail and drive, and tell of it."""
+        simulator = self._simulator
+        self._break()
+        self._await_commands()
+        self._apply_commands()
+        simulator.step(CLOCK_PERIOD_S)
+        self.tell_time(simulator.time)
+        if number % self._every_odom == 0:
+            self._publish_poses()
+        if self.params.scan and number % self._every_scan == 0:
+            self._publish_scans()
+        if simulator.contact_events != self._reported:
+            self._reported = simulator.contact_events
+            self._contacts.publish(UInt32(data=self._reported))
+        if self._show is not None and number % 2 == 0:
+            self._show()
+        return True
+
+    def speed(self) -> float:
+        """The factor, which may be set at run time; without a limit time need not hurry before somebody drives."""
+        return self.params.real_time_factor or (0.0 if self._commanded_s >= 0 else 1.0)
 
     def _break(self) -> None:
         """Let robots fail whose time has come."""

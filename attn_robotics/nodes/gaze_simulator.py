@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
@@ -28,7 +27,7 @@ from attn_robotics.conversions.stamps import to_seconds, to_stamp
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import run_node
 from attn_robotics.ros.parameters import param
-from attn_robotics.ros.simulation import Pace, SimulationNode
+from attn_robotics.ros.simulation import SimulationNode
 from attn_robotics.systems.gaze.head_world import CAMERA
 from attn_robotics.systems.gaze.human import Array
 from attn_robotics.systems.gaze.joint_log import TARGET_FRAME, write_log
@@ -71,6 +70,7 @@ class GazeSimulator(SimulationNode):
     """The `gaze_simulator` node."""
 
     NAME = 'gaze_simulator'
+    PERIOD_S = PERIOD_S
     Params = GazeSimulatorParams
     params: GazeSimulatorParams
 
@@ -93,7 +93,7 @@ class GazeSimulator(SimulationNode):
         self._aims: list[tuple[float, Array]] = []
         self._missed = 0  # ticks without a command
         out = self.create_publisher
-        self._clock_out = out(Clock, '/clock', qos.CLOCK)
+        self.open_clock()
         self._joints = out(JointState, 'joint_states', qos.SENSOR)
         self._tf = out(TFMessage, '/tf', qos.TRANSFORMS)
         self._tf_static = out(TFMessage, '/tf_static', qos.TRANSFORMS_STATIC)
@@ -116,10 +116,11 @@ class GazeSimulator(SimulationNode):
         for subscription in self._held:
             self.destroy_subscription(subscription)
         for publisher in (
-            self._clock_out, self._joints, self._tf, self._tf_static, self._image, self._camera_info, self._sounds,
+            self._joints, self._tf, self._tf_static, self._image, self._camera_info, self._sounds,
             self._people, self._truth,
         ):  # fmt: skip
             self.destroy_publisher(publisher)
+        self.close_clock()
         del self._held, self._stage
 
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
@@ -164,45 +165,45 @@ class GazeSimulator(SimulationNode):
 
     # Time.
     def simulate(self) -> None:
-        """Tell the time, wait for the answer, move, tell what is seen."""
+        """Tell the time, wait for the answer, move, tell what is seen, until the conversation is over."""
         try:
-            self._run_stage()
+            view = self._stage.view()  # in this thread, which is the one that draws
+            if view is None:
+                self.get_logger().warning(f"{self._stage.problem}; people are told on 'people' instead of shown")
+            self._video = None if self._out is None or view is None else VideoFile(self._out / 'gaze.mp4')
+            self._said_s, self._waits_since = 0.0, time.perf_counter()
+            self._tell_frames()
+            super().simulate()
+            if self._video is not None:
+                self._video.close()
+            if self.is_running and self._begun_s is not None:
+                self._finish()
         finally:
             self._stage.close()
 
-    def _run_stage(self) -> None:
-        p, stage = self.params, self._stage
-        view = stage.view()  # in this thread, which is the one that draws
-        if view is None:
-            self.get_logger().warning(f"{stage.problem}; people are told on 'people' instead of shown")
-        video = VideoFile(self._out / 'gaze.mp4') if self._out is not None and view is not None else None
-        self._tell_frames()
-        pace, tick, said_s, waits_since = Pace(), 0, 0.0, time.perf_counter()
-        while self.is_running:
-            talk_s = 0.0 if self._begun_s is None else self._clock_s - self._begun_s
-            if p.seconds and talk_s >= p.seconds:
-                break
-            if self._begun_s is None and time.perf_counter() - waits_since > p.start_s:
-                self.get_logger().error(
-                    f"no command on 'joint_trajectory' for {p.start_s:g} s; is a gaze node running?"
-                )
-                self.exit_code, self.is_done = 1, True
-                break
-            if talk_s >= said_s + SAY_S:
-                said_s = talk_s
-                whole = f' of {p.seconds:g}' if p.seconds else ''
-                seen = self._looked_at or 'nobody'
-                self.get_logger().info(f'{talk_s:.0f}{whole} s of the conversation, looking at {seen}')
-            stage.move(talk_s)
-            self._tell(tick, video)
-            self._clock_out.publish(Clock(clock=to_stamp(self._clock_s)))
-            self._advance(talk_s)
-            tick += 1
-            pace.keep(PERIOD_S, self.params.real_time_factor)
-        if video is not None:
-            video.close()
-        if self.is_running and self._begun_s is not None:
-            self._finish()
+    def speed(self) -> float:
+        """The factor, which may be set at run time."""
+        return self.params.real_time_factor
+
+    def step(self, number: int) -> bool:
+        """One moment of the conversation."""
+        p, talk_s = self.params, 0.0 if self._begun_s is None else self._clock_s - self._begun_s
+        if p.seconds and talk_s >= p.seconds:
+            return False
+        if self._begun_s is None and time.perf_counter() - self._waits_since > p.start_s:
+            self.get_logger().error(f"no command on 'joint_trajectory' for {p.start_s:g} s; is a gaze node running?")
+            self.exit_code, self.is_done = 1, True
+            return False
+        if talk_s >= self._said_s + SAY_S:
+            self._said_s = talk_s
+            whole = f' of {p.seconds:g}' if p.seconds else ''
+            seen = self._looked_at or 'nobody'
+            self.get_logger().info(f'{talk_s:.0f}{whole} s of the conversation, looking at {seen}')
+        self._stage.move(talk_s)
+        self._tell(number, self._video)
+        self.tell_time(self._clock_s)
+        self._advance(talk_s)
+        return True
 
     def _advance(self, talk_s: float) -> None:
         """Follow this tick's command, if it comes in time, for one period."""

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.timer import Timer
 from std_msgs.msg import String
 
 from attn_robotics.conversions.features import to_features
 from attn_robotics.ros import qos
-from attn_robotics.ros.lifecycle import AttnNode, run_node
+from attn_robotics.ros.lifecycle import run_node
 from attn_robotics.ros.parameters import param
+from attn_robotics.ros.simulation import PlayerNode
 from attn_robotics.systems.aga.data import ACTIONS, Kitchens, Player
 from attn_robotics_interfaces.msg import ActionAnticipation, Features
 
@@ -39,7 +39,7 @@ class KitchenSimulatorParams:
     frame_id: str = param('camera', 'Frame of the pretended camera.', read_only=True)
 
 
-class KitchenSimulator(AttnNode):
+class KitchenSimulator(PlayerNode):
     """The `kitchen_simulator` node."""
 
     NAME = 'kitchen_simulator'
@@ -56,23 +56,11 @@ class KitchenSimulator(AttnNode):
         }
         self._expected: dict[str, tuple[int, ...]] = {}
         self._before: dict[str, int] = {}
-        self._hits, self._asked, self._ticks = 0, 0, 0
+        self._hits, self._asked = 0, 0
         self._features = self.create_publisher(Features, 'features', qos.STATE)
         self._actions = self.create_publisher(String, '~/action', qos.STATE)
         self._heard = self.create_subscription(ActionAnticipation, 'anticipation', self._on_anticipation, qos.STATE)
-        self._start_s = self.get_clock().now().nanoseconds * 1e-9
-        self._timer: Timer | None = None
-
-    def activate(self) -> None:
-        """Let time run."""
-        p = self.params
-        self._timer = self.create_timer(p.step_s / p.real_time_factor, self._tick, clock=self._wall)
-
-    def deactivate(self) -> None:
-        """Stop time."""
-        if self._timer is not None:
-            self.destroy_timer(self._timer)
-            self._timer = None
+        self.wind_up(p.step_s, p.real_time_factor)
 
     def release(self) -> None:
         """Forget everything."""
@@ -85,26 +73,24 @@ class KitchenSimulator(AttnNode):
 
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
         """How often what began next was among the five expected."""
-        values = {'frames': self._ticks, 'new actions': self._asked, 'expected among five': self._hits}
-        if self._ticks > 10 and not self._expected:
+        values = {'frames': self.played, 'new actions': self._asked, 'expected among five': self._hits}
+        if self.played > 10 and not self._expected:
             return DiagnosticStatus.WARN, "nothing heard on 'anticipation'; is action_anticipation running?", values
         return DiagnosticStatus.OK, 'running', values
 
     def _on_anticipation(self, message: ActionAnticipation) -> None:
         self._expected[message.stream] = tuple(message.class_ids)
 
-    def _tick(self) -> None:
-        p = self.params
-        stamp_s = self._start_s + self._ticks * p.step_s
+    def play(self, stamp_s: float) -> None:
+        """Everybody's next frame."""
         for stream, player in self._players.items():
             action, frame = player.step()
             if stream in self._expected and action != self._before.get(stream, action):
                 self._asked += 1
                 self._hits += action in self._expected[stream]
             self._before[stream] = action
-            self._features.publish(to_features(np.ascontiguousarray(frame), stream, stamp_s, p.frame_id))
+            self._features.publish(to_features(np.ascontiguousarray(frame), stream, stamp_s, self.params.frame_id))
             self._actions.publish(String(data=f'{stream}: {ACTIONS[action]}'))
-        self._ticks += 1
 
 
 def main(args: list[str] | None = None) -> int:

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.timer import Timer
 from std_msgs.msg import Header
 
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.conversions.tracks import to_tracks
 from attn_robotics.ros import qos
-from attn_robotics.ros.lifecycle import AttnNode, run_node
+from attn_robotics.ros.lifecycle import run_node
 from attn_robotics.ros.parameters import param
+from attn_robotics.ros.simulation import PlayerNode
 from attn_robotics.systems.ship_trajectory.data import Traffic
 from attn_robotics.systems.ship_trajectory.player import RiverPlayer
 from attn_robotics_interfaces.msg import Tracks
@@ -37,7 +37,7 @@ class TrafficSimulatorParams:
     frame_id: str = param('map', 'Frame of positions.', read_only=True)
 
 
-class TrafficSimulator(AttnNode):
+class TrafficSimulator(PlayerNode):
     """The `traffic_simulator` node."""
 
     NAME = 'traffic_simulator'
@@ -48,21 +48,8 @@ class TrafficSimulator(AttnNode):
         """Put vessels on the river."""
         p = self.params
         self._player = RiverPlayer(replace(Traffic(), vessels=p.vessels), p.seed, bend_m=p.bend)
-        self._start_s = self.get_clock().now().nanoseconds * 1e-9
-        self._steps = 0
         self._out = self.create_publisher(Tracks, 'tracks', qos.STATE)
-        self._timer: Timer | None = None
-
-    def activate(self) -> None:
-        """Let time run."""
-        period_s = self._player.traffic.step_s / self.params.real_time_factor
-        self._timer = self.create_timer(period_s, self._tick, clock=self._wall)
-
-    def deactivate(self) -> None:
-        """Stop time."""
-        if self._timer is not None:
-            self.destroy_timer(self._timer)
-            self._timer = None
+        self.wind_up(self._player.traffic.step_s, p.real_time_factor)
 
     def release(self) -> None:
         """Forget the river."""
@@ -73,18 +60,16 @@ class TrafficSimulator(AttnNode):
 
     def diagnose(self) -> tuple[bytes, str, Mapping[str, object]]:
         """How long it runs."""
-        values = {'simulated time [s]': self._steps * self._player.traffic.step_s}
+        values = {'simulated time [s]': self.played_s}
         return DiagnosticStatus.OK, 'running', values
 
-    def _tick(self) -> None:
+    def play(self, stamp_s: float) -> None:
+        """Where the vessels have come to."""
         player = self._player
         player.step()
-        self._steps += 1
-        # Stamps run as fast as the river does; they begin with the node's clock.
-        stamp = to_stamp(self._start_s + self._steps * player.traffic.step_s)
         axis = np.ascontiguousarray(player.axis) if self.params.with_fairway else None
         half = player.traffic.half_width_m if self.params.with_fairway else 0.0
-        header = Header(stamp=stamp, frame_id=self.params.frame_id)
+        header = Header(stamp=to_stamp(stamp_s), frame_id=self.params.frame_id)
         self._out.publish(to_tracks(player.tracks(), header, axis, half))
 
 

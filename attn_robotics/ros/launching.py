@@ -24,7 +24,7 @@ from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchDescription
+from launch import LaunchDescription  # type: ignore[attr-defined]  # our folder of launch files bears this name
 
 Row = tuple[str, str, str, type | None]
 # Of every launch file: name, default, description, type as the nodes know it (None: for the launch file only).
