@@ -51,8 +51,8 @@ class Run:
 
 
 @cache
-def _network() -> SparcPolicy:
-    return SparcPolicy.load()
+def _loaded() -> SparcPolicy:
+    return SparcPolicy.load(threads=1)
 
 
 def run(robots: int, size: int, density: float, seed: int, radio: Radio, max_ticks: int) -> Run:
@@ -61,9 +61,7 @@ def run(robots: int, size: int, density: float, seed: int, radio: Radio, max_tic
     frame = GridFrame(size, size)
     names = tuple(f'robot_{index}' for index in range(robots))
     config = RobotConfig(shortest_s=0.0, lost_s=1e6, start_s=1e6, seed=seed)
-    agents = [
-        RobotAgent(name, names, instance.grid, frame, SparcPolicy(_network().network), config=config) for name in names
-    ]
+    agents = [RobotAgent(name, names, instance.grid, frame, _loaded().twin(), config=config) for name in names]
     for agent, goal in zip(agents, instance.goals.tolist(), strict=True):
         agent.set_goal((goal[0], goal[1]))
     faults = Faults(message_loss=radio.loss, message_delay_s=radio.delay_ticks * TICK_S, seed=seed)

@@ -270,7 +270,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     partial.replace(path)
 
 
-def _card(run: Run, options: argparse.Namespace, rows: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def _write(run: Run, options: argparse.Namespace, rows: Sequence[dict[str, Any]] = ()) -> None:
+    card = _card(run, options, rows)
+    write_weights(options.out / f'{run.name}.safetensors', run.trainer.network, card)
+    if run.seed == 0:
+        write_weights(options.out / 'weights' / f'{run.variant}.safetensors', run.trainer.network, card)
+
+
+def _card(run: Run, options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What stands beside a network's weights."""
     card = {
         'name': f'sparc ablation, {run.variant}',
@@ -325,7 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
     together.run()
     for run in runs:
         run.trainer.network.eval()
-        write_weights(options.out / f'{run.name}.safetensors', run.trainer.network, _card(run, options))
+        _write(run, options)
     rows: list[dict[str, Any]] = []
     hardware = [torch.cuda.get_device_name(d) if d.type == 'cuda' else d.type for d in options.devices]
     where = {
@@ -345,10 +352,7 @@ def main(arguments: list[str] | None = None) -> int:
         facts |= {'seconds': options.seconds, 'robot_steps': runs[0].trainer.robot_steps, 'rows': rows}
         write_atomically(options.out / 'table.json', json.dumps(facts))
     for run in runs:
-        if run.seed == 0:
-            path = options.out / 'weights' / f'{run.variant}.safetensors'
-            results = [row for row in rows if (row['variant'], row['seed']) == (run.variant, run.seed)]
-            write_weights(path, run.trainer.network, _card(run, options, results))
+        _write(run, options, [row for row in rows if (row['variant'], row['seed']) == (run.variant, run.seed)])
     print(summarise(rows))
     draw(rows, options.out / 'table.png')
     for run in runs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class SparcPolicy:
 
     @classmethod
     def load(
-        cls, weights: Path | None = None, device: str = 'cpu', backend: str = 'auto', *, threads: int = 2
+        cls, weights: Path | None = None, device: str = 'cpu', backend: str = 'auto', *, threads: int | None = None
     ) -> SparcPolicy:
         """Load weights, the ones that ship when None; raises WeightsError, see `read_weights`.
 
@@ -133,7 +134,7 @@ class SparcPolicy:
             device: 'cpu' or 'cuda'.
             backend: 'torch', 'onnxruntime' (on the CPU, several times faster than torch there), or 'auto': the faster
                 one of those that are there.
-            threads: cores that ONNX Runtime uses.
+            threads: cores that ONNX Runtime uses; None for what OMP_NUM_THREADS says, 2 where that is not set.
 
         Raises:
             ValueError: a device that this machine does not have, or a backend that can't use it.
@@ -150,8 +151,12 @@ class SparcPolicy:
         if backend == 'onnxruntime':
             from attn_robotics.systems.sparc.export import open_session
 
-            session = open_session(network, threads)
+            session = open_session(network, threads or int(os.environ.get('OMP_NUM_THREADS', '2')))
         return cls(network, device=device, backend=backend, session=session)
+
+    def twin(self) -> SparcPolicy:
+        """Another policy with the same network and session, and nothing else in common."""
+        return SparcPolicy(self.network, device=str(self._device), backend=self.backend, session=self._session)
 
     @property
     def robots(self) -> int:
