@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in names
             for seed in args.seeds
         ]
-        kept = Kept(args.keep, repr, Shift)
+        kept: Kept[_Job, Shift] = Kept(args.keep, repr, Shift)
         done = list(tqdm(run_jobs(_run_job, work, args.jobs, kept), total=len(work), disable=not sys.stderr.isatty()))
         for name in names:
             shifts = [shift for job, shift in zip(work, done, strict=True) if job.name == name]

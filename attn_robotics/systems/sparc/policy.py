@@ -231,8 +231,12 @@ class SparcPolicy:
             goals: (M, 2) rows and columns.
             distances: (M, H, W) path distances, computed when None.
             robots: (M,) whose goals these are; everybody's when None.
+
+        Raises:
+            ValueError: a goal off the map, or in an obstacle unless the caller knows distances to it.
         """
         grid = self._map
+        self._check_goals(np.asarray(goals), may_be_walled=distances is not None)
         whose = np.arange(self.robots) if robots is None else np.asarray(robots)
         fields = distance_fields(grid, np.asarray(goals, np.int32)) if distances is None else distances
         self.goals[whose] = goals
@@ -249,7 +253,15 @@ class SparcPolicy:
         Args:
             grid: (H, W) of the size given to `reset`.
             distances: (N, H, W).
+
+        Raises:
+            ValueError: another size.
         """
+        if grid.shape != self._map.shape or distances.shape != self.distances.shape:
+            raise ValueError(
+                f'map of {self._map.shape} changed to {grid.shape}, path distances {self.distances.shape} to '
+                f'{distances.shape}; reset the policy for another map or fleet'
+            )
         self._grid = np.ascontiguousarray(grid, np.bool_)
         self.distances = distances
         if self._captured is not None:
@@ -257,8 +269,9 @@ class SparcPolicy:
             self._captured.set_distances(distances)
 
     def add_robots(self, goals: NDArray[np.integer], *, seed: int = 0) -> None:
-        """Take robots into the fleet, after the present ones: goals (M, 2)."""
+        """Take robots into the fleet, after the present ones: goals (M, 2); raises ValueError like `set_goals`."""
         count = len(goals)
+        self._check_goals(np.asarray(goals))
         added = np.asarray(goals, np.int32)
         self.distances = np.concatenate([self.distances, distance_fields(self._map, added)])
         self._owns_distances = True
@@ -268,6 +281,14 @@ class SparcPolicy:
         self._fraction = np.concatenate([self._fraction, np.random.default_rng(seed).random(count)])
         self._waited = np.pad(self._waited, (0, count))
         self._cells = None
+
+    def _check_goals(self, goals: NDArray[np.integer], *, may_be_walled: bool = False) -> None:
+        height, width = self._map.shape
+        for row, column in goals.tolist():
+            if not (0 <= row < height and 0 <= column < width):
+                raise ValueError(f'goal at ({row}, {column}) is off the {height} x {width} map')
+            if self._map[row, column] and not may_be_walled:
+                raise ValueError(f'goal at ({row}, {column}) is inside an obstacle; send the robot to a free cell')
 
     def remove_robots(self, robots: NDArray[np.integer]) -> None:
         """Take robots out of the fleet: (M,) indices; the others keep their order and state."""
