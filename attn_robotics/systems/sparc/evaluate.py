@@ -123,6 +123,7 @@ def evaluate(
     jobs: int = 1,
     progress: bool = True,
     keep: Path | None = None,
+    kept_only: bool = False,
 ) -> dict[tuple[str, str], list[Episode]]:
     """Run every method of every case on all its instances.
 
@@ -132,10 +133,12 @@ def evaluate(
         jobs: processes; the numbers don't depend on it.
         progress: draw a bar on stderr.
         keep: file of finished episodes, which are not run again.
+        kept_only: run nothing; leave out what `keep` does not hold wholly.
 
     Returns:
         Case name and method -> episodes in the order of the seeds.
     """
+    kept = Kept(keep, _name, Episode)
     skipped: dict[str, list[str]] = {}
     work: list[_Job] = []
     for case in cases:
@@ -145,11 +148,14 @@ def evaluate(
             except PoliciesMissingError as error:
                 skipped.setdefault(str(error), []).append(name)
                 continue
-            work.extend(_Job(case, name, index, settings) for index in range(len(case.seeds)))
+            wanted = [_Job(case, name, index, settings) for index in range(len(case.seeds))]
+            if kept_only and any(kept.find(job) is None for job in wanted):
+                skipped.setdefault(f'not every episode of {case.name} was kept', []).append(name)
+                continue
+            work.extend(wanted)
     for reason, names in skipped.items():
         print(f'skipped {", ".join(dict.fromkeys(names))}: {reason}', file=sys.stderr)
     results: dict[tuple[str, str], list[Episode]] = {}
-    kept = Kept(keep, _name, Episode)
     with tqdm(total=len(work), unit='episode', disable=not progress, dynamic_ncols=True) as bar:
         for job, episode in zip(work, run_jobs(_run_job, work, jobs, kept), strict=True):
             results.setdefault((job.case.name, job.method), []).append(episode)
@@ -168,7 +174,7 @@ def make_rows(cases: Sequence[suites.Case], results: dict[tuple[str, str], list[
         for method, episodes in runs.items():
             tail = f'{method}/{case.name}'
             count, solved = len(episodes), sum(e.solved for e in episodes)
-            beside = method != REFERENCE
+            beside = method != REFERENCE and REFERENCE in runs
             reference = {REFERENCE: rates[REFERENCE]} if beside else {}
             rows.append(Row(f'success_rate/{tail}', rates[method], '', count, wilson(solved, count), reference))
             solvable = case.solvable()
@@ -285,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
     parser.add_argument('--keep', type=Path, help='keep finished episodes here, and go on from those that are there')
+    parser.add_argument('--kept-only', action='store_true', help='run nothing, make the table of what was kept wholly')
     parser.add_argument('--json', type=Path, help='write the rows here')
     return parser
 
@@ -314,7 +321,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.suite == 'ablation' and weights is None and ABLATION_WEIGHTS.is_dir():
             weights = ABLATION_WEIGHTS  # three small networks of one budget, not the one that ships
         settings = Settings(weights, args.backend, args.device, args.shield)
-        results = evaluate(cases, settings=settings, jobs=args.jobs, progress=sys.stderr.isatty(), keep=args.keep)
+        results = evaluate(
+            cases,
+            settings=settings,
+            jobs=args.jobs,
+            progress=sys.stderr.isatty(),
+            keep=args.keep,
+            kept_only=args.kept_only,
+        )
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130

@@ -229,3 +229,19 @@ def test_a_result_names_the_command_without_the_folders_of_whoever_ran_it() -> N
     assert plain_command(command) == 'evaluate --instances mine.npz --jobs 2 --weights=w --json rows.json'
     inside = 'evaluate --instances attn_robotics/systems/sparc/instances/lanes_32.npz'
     assert plain_command(inside) == inside
+
+
+def test_an_interrupted_table_goes_on_from_kept_episodes_and_what_is_not_whole_is_left_out(tmp_path, capsys):
+    keep, rows = str(tmp_path / 'kept.jsonl'), tmp_path / 'rows.json'
+    assert evaluate.main([*SMALL, '--methods', 'pibt', '--keep', keep]) == 0
+    lines = (tmp_path / 'kept.jsonl').read_text().splitlines()
+    assert len(lines) == 8
+    whole = capsys.readouterr().out
+    (tmp_path / 'kept.jsonl').write_text('\n'.join(line for line in lines if ' pibt 3 ' not in line) + '\n')
+    assert evaluate.main([*SMALL, '--methods', 'pibt', '--keep', keep, '--kept-only', '--json', str(rows)]) == 0
+    assert 'skipped pibt' in capsys.readouterr().err
+    names = [row['name'] for row in json.loads(rows.read_text())['rows']]
+    assert any('/pibt_swap/' in name for name in names) and not any('/pibt/' in name for name in names)
+    assert evaluate.main([*SMALL, '--methods', 'pibt', '--keep', keep]) == 0
+    assert capsys.readouterr().out == whole
+    assert len((tmp_path / 'kept.jsonl').read_text().splitlines()) == 8
