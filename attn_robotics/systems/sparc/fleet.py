@@ -330,7 +330,14 @@ class Fleet:
         if len(proposal.new_goals):
             whose = proposal.new_goals
             self._policy.set_goals(proposal.goals[whose], proposal.distances[whose], whose)
-        log_probs = self._policy.step(proposal.cells, proposal.last_actions, need_attention=proposal.need_attention)
+        log_probs = self._policy.step(
+            proposal.cells,
+            proposal.last_actions,
+            need_attention=proposal.need_attention,
+            meanwhile=lambda: self._shield.look(
+                proposal.cells, proposal.goals, proposal.distances, self._policy.priorities
+            ),
+        )
         attention = self._policy.attention() if proposal.need_attention else {}
         priorities = self._policy.priorities.copy()
         actions = self._shield.decide(

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,7 @@ class SparcPolicy:
         last_actions: NDArray[np.integer] | None = None,
         *,
         need_attention: bool = False,
+        meanwhile: Callable[[], None] | None = None,
     ) -> NDArray[np.float32]:
         """Decide once for the whole fleet.
 
@@ -317,6 +319,7 @@ class SparcPolicy:
             cells: (N, 2) where the robots stand now.
             last_actions: (N,) what they executed since the last call; read off the cells when None.
             need_attention: keep the weights for `attention`.
+            meanwhile: called once priorities have moved on, while a GPU decides: the CPU's work for what follows.
 
         Returns:
             (N, 5) float32 log-probabilities of up, down, left, right, stay; about -1e4 for moves into obstacles.
@@ -328,7 +331,9 @@ class SparcPolicy:
         if self._device.type == 'cuda' and self.backend == 'torch' and not need_attention:
             if self._captured is None:
                 self._captured = CapturedDecision(self.network, self._map, self.distances, self._messages)
-            return self._captured.step(cells, self.goals, self.priorities, self.history)
+            return self._captured.step(cells, self.goals, self.priorities, self.history, meanwhile)
+        if meanwhile is not None:
+            meanwhile()
         seen = observe(
             self._map, cells, self.goals, self.distances, self.priorities, self.history, self.config.field_of_view
         )
