@@ -100,7 +100,7 @@ class _Looked:
     goals: NDArray[np.int32]  # (N,) flat
     fields: NDArray[np.int16]  # (N, H * W)
     ways: NDArray[np.float64]  # (N, 5)
-    ranked: NDArray[np.floating]  # (N,) priorities, longest way first
+    ranked: NDArray[np.float64]  # (N,) priorities, longest way first
     turn: NDArray[np.int64]  # (N,) robots by falling priority
 
     def fits(
@@ -292,9 +292,8 @@ class Shield:
         if config.hindrance:
             count_hindered(self._near, flat, fields, self._owner, hindered)
         ways = measure_way(self._near, flat, fields, hindered, config.hindrance)
-        ranked, turn = priorities, NO_TURN
-        if priorities.shape == (robots,):
-            ranked = np.asarray(priorities, np.float64)
+        ranked, turn = np.asarray(priorities, np.float64), NO_TURN
+        if ranked.shape == (robots,):
             if config.longest_first:
                 ranked = self._progress.longest_first(ranked)
             turn = take_turns(ranked)

@@ -9,7 +9,8 @@ from attn_robotics.simulation.errors import WorldError
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc import evaluate, suites
 from attn_robotics.systems.sparc.actions import MOVES, RIGHT
-from attn_robotics.systems.sparc.learned import LEARNED, LearnedMethod
+from attn_robotics.systems.sparc.learned import ABLATION_WEIGHTS, LEARNED, LearnedMethod
+from attn_robotics.systems.sparc.policy import read_weights
 from attn_robotics.systems.sparc.report import Row, plain_command, wilson
 from attn_robotics.systems.sparc.shield import ShieldConfig
 
@@ -245,3 +246,13 @@ def test_an_interrupted_table_goes_on_from_kept_episodes_and_what_is_not_whole_i
     assert evaluate.main([*SMALL, '--methods', 'pibt', '--keep', keep]) == 0
     assert capsys.readouterr().out == whole
     assert len((tmp_path / 'kept.jsonl').read_text().splitlines()) == 8
+
+
+def test_the_ablation_suite_runs_out_of_the_box_with_three_networks_of_one_budget():
+    cards = {
+        name: read_weights(ABLATION_WEIGHTS / f'{name}.safetensors')[1] for name in ('rmha', 'content_only', 'no_comm')
+    }
+    assert len({card['robot_steps'] for card in cards.values()}) == 1
+    assert len({card['parameters'] for card in cards.values()}) == 1
+    assert [cards[name]['config']['content_only'] for name in cards] == [False, True, False]
+    assert cards['no_comm']['config']['mask_radius'] == 0
