@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,24 @@ from tqdm import tqdm
 
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.distance_fields import distance_fields
-from attn_robotics.systems.sparc.evaluate import run_jobs
 from attn_robotics.systems.sparc.gridworld import count_conflicts
+from attn_robotics.systems.sparc.jobs import Kept, run_jobs
 from attn_robotics.systems.sparc.report import Row, conditions, write_json
 from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
 
 STEPS_PER_FLEET = 50
 
 
-def check_fleet(seed: int, steps: int) -> tuple[int, int]:
-    """Walk one random fleet: (robot moves decided, conflicts)."""
+@dataclass(frozen=True)
+class Verdict:
+    """What was seen of one fleet."""
+
+    moves: int  # robot moves decided
+    conflicts: int
+
+
+def check_fleet(seed: int, steps: int) -> Verdict:
+    """Walk one random fleet."""
     rng = np.random.default_rng(seed)
     shape = rng.integers(1, 14, 2)
     grid = rng.random(shape) < rng.choice([0.0, 0.15, 0.3, 0.45])
@@ -64,10 +73,10 @@ def check_fleet(seed: int, steps: int) -> tuple[int, int]:
         after = cells + MOVES[actions]
         conflicts += count_conflicts(grid, cells, after) + int((after != cells)[frozen].any())
         cells = after
-    return robots * steps, conflicts
+    return Verdict(robots * steps, conflicts)
 
 
-def _check(seed: int) -> tuple[int, int]:
+def _check(seed: int) -> Verdict:
     return check_fleet(seed, STEPS_PER_FLEET)
 
 
@@ -77,15 +86,19 @@ def main() -> int:
     parser.add_argument('--steps', type=int, default=20_000, help='joint steps (default 20000; the claim: 1000000)')
     parser.add_argument('--seed', type=int, default=0, help='of the first fleet')
     parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
+    parser.add_argument('--keep', type=Path, help='keep finished runs here, and go on from those that are there')
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args()
     fleets = -(-args.steps // STEPS_PER_FLEET)
     seeds, moves = range(args.seed, args.seed + fleets), 0
-    outcomes = tqdm(run_jobs(_check, seeds, args.jobs), total=fleets, unit='fleet', disable=not sys.stderr.isatty())
-    for seed, (decided, conflicts) in zip(seeds, outcomes, strict=True):
-        moves += decided
-        if conflicts:
-            print(f'shield_property: {conflicts} conflicts with seed {seed}', file=sys.stderr)
+    kept = Kept(args.keep, str, Verdict)
+    outcomes = tqdm(
+        run_jobs(_check, seeds, args.jobs, kept), total=fleets, unit='fleet', disable=not sys.stderr.isatty()
+    )
+    for seed, seen in zip(seeds, outcomes, strict=True):
+        moves += seen.moves
+        if seen.conflicts:
+            print(f'shield_property: {seen.conflicts} conflicts with seed {seed}', file=sys.stderr)
             return 1
     steps = fleets * STEPS_PER_FLEET
     print(f'{steps} joint steps, {moves} robot moves: 0 conflicts')

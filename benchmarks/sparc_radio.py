@@ -20,8 +20,8 @@ from tqdm import tqdm
 from attn_robotics.simulation.faults import Faults, LossyChannel
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.simulation.instances import random_instance
-from attn_robotics.systems.sparc.evaluate import run_jobs
 from attn_robotics.systems.sparc.gridworld import count_conflicts
+from attn_robotics.systems.sparc.jobs import Kept, run_jobs
 from attn_robotics.systems.sparc.note import Note
 from attn_robotics.systems.sparc.policy import SparcPolicy, read_weights
 from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, table, wilson, write_json
@@ -51,8 +51,8 @@ class Run:
 
 
 @cache
-def _network() -> SparcPolicy:
-    return SparcPolicy.load()
+def _loaded() -> SparcPolicy:
+    return SparcPolicy.load(threads=1)
 
 
 def run(robots: int, size: int, density: float, seed: int, radio: Radio, max_ticks: int) -> Run:
@@ -61,9 +61,7 @@ def run(robots: int, size: int, density: float, seed: int, radio: Radio, max_tic
     frame = GridFrame(size, size)
     names = tuple(f'robot_{index}' for index in range(robots))
     config = RobotConfig(shortest_s=0.0, lost_s=1e6, start_s=1e6, seed=seed)
-    agents = [
-        RobotAgent(name, names, instance.grid, frame, SparcPolicy(_network().network), config=config) for name in names
-    ]
+    agents = [RobotAgent(name, names, instance.grid, frame, _loaded().twin(), config=config) for name in names]
     for agent, goal in zip(agents, instance.goals.tolist(), strict=True):
         agent.set_goal((goal[0], goal[1]))
     faults = Faults(message_loss=radio.loss, message_delay_s=radio.delay_ticks * TICK_S, seed=seed)
@@ -109,6 +107,7 @@ def main() -> int:
     parser.add_argument('--delay', type=int, default=1, help='extra delay in ticks (default 1)')
     parser.add_argument('--steps', type=int, default=256, help='decisions within which to arrive (default 256)')
     parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
+    parser.add_argument('--keep', type=Path, help='keep finished runs here, and go on from those that are there')
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args()
     read_weights(None)
@@ -120,7 +119,11 @@ def main() -> int:
     ]
     runs: dict[str, list[Run]] = {radio.name: [] for radio in radios}
     try:
-        outcomes = tqdm(run_jobs(_job, work, args.jobs), total=len(work), disable=not sys.stderr.isatty())
+        outcomes = tqdm(
+            run_jobs(_job, work, args.jobs, Kept(args.keep, repr, Run)),
+            total=len(work),
+            disable=not sys.stderr.isatty(),
+        )
         for job, outcome in zip(work, outcomes, strict=True):
             runs[job[4].name].append(outcome)
     except KeyboardInterrupt:

@@ -35,7 +35,7 @@ class PlannerParams:
 
     robot_radius: float = param(0.3, "Radius of a robot's disc [m].", low=0.01, high=5.0, read_only=True)
 
-    def load_policy(self, threads: int = 2) -> SparcPolicy:
+    def load_policy(self, threads: int | None = None) -> SparcPolicy:
         """Load the network; raises WeightsError or ValueError in one line."""
         weights = Path(self.weights).expanduser() if self.weights else None
         return SparcPolicy.load(weights, self.device, self.backend, threads=threads)

@@ -157,12 +157,19 @@ class SparcRobot(AttnNode):
         return DiagnosticStatus.OK, 'arrived' if agent.has_arrived else 'driving', values
 
     def _on_map(self, message: OccupancyGrid) -> None:
-        if self._agent is not None:
-            return  # a changed map needs the whole fleet to start over
         try:
             grid, frame = from_occupancy_grid(message)
         except GridError as error:
             self.drop('bad map', str(error))
+            return
+        if self._agent is not None:
+            # All robots must plan on one map: they would have to change it in the same step.
+            if grid.shape != self._agent.grid.shape or frame != self._agent.frame:
+                height, width = self._agent.grid.shape
+                change = f'{height} x {width} cells to {grid.shape[0]} x {grid.shape[1]}'
+                self.drop('map changed its size or place while robots drive', f'{change}; configure all robots anew')
+            elif not np.array_equal(grid, self._agent.grid):
+                self.drop('map changed while robots drive', 'goes on with the old one; configure all robots anew')
             return
         p = self.params
         limits = p.limits()

@@ -116,7 +116,7 @@ def test_attention_costs_nothing_while_nobody_listens_and_comes_when_somebody_do
     assert maps[-1].mechanism == 'relation' and maps[-1].layer.startswith('communication.')
 
     graph.tester.destroy_subscription(subscription)
-    graph.until(lambda: not node._somebody_looks(), 'the subscription to go')
+    graph.until(lambda: not node._display.is_looked_at, 'the subscription to go')
     del asked[:], built[:]
     renew(graph, ground)
     graph.until(lambda: len(asked) >= 2, 'two decisions')
@@ -253,6 +253,20 @@ def test_a_robot_in_a_wall_is_named(graph, floor, fleet):
     assert 'robot_1 stands at (1, 1), inside an obstacle' in graph.errors()[0]
 
 
+@pytest.mark.parametrize('place', [(30.0, 1.0), None], ids=['off the map', 'in the cell of the other robot'])
+def test_a_robot_reported_where_it_can_not_be_while_it_drives_is_named_and_stops(graph, driving, place):
+    ground, node = driving
+    right = ground.poses[0].copy()
+    ground.poses[0, :2] = ground.poses[1, :2] if place is None else place
+    graph.until(lambda: any('robot_0 is reported at' in line for line in graph.warnings()), 'the line')
+    graph.until(lambda: not ground.velocities[0].any(), 'a robot that stands')
+    assert not graph.errors() and graph.state(node) == 'active'
+    ground.poses[0] = right
+    tick = node._fleet.tick
+    renew(graph, ground)
+    graph.until(lambda: node._fleet.tick > tick, 'the next decision')
+
+
 def test_a_lost_robot_is_an_obstacle_until_it_is_seen_again(graph, floor, fleet):
     heard = graph.hear(DiagnosticArray, '/diagnostics')
     ground, node = floor(ROOM), fleet(lost_s=2.0)
@@ -386,6 +400,19 @@ def test_plan_step_moves_a_fleet_without_topics_and_without_conflict(graph, flee
         assert answer.success, answer.message
         cells = list(zip(answer.next_rows, answer.next_columns, strict=True))
         assert len(set(cells)) == 2 and (1, 1) not in cells and len(answer.preferences) == 10
+
+
+def test_plan_step_takes_robots_that_come_and_go_and_a_map_that_grows_from_call_to_call(graph, fleet):
+    node = fleet()
+    graph.until(lambda: graph.state(node) == 'active')
+    assert ask(graph, node, **ROOM_REQUEST).success
+    alone = {**ROOM_REQUEST, 'rows': [0], 'columns': [1], 'goal_rows': [0], 'goal_columns': [2]}
+    grown = {'height': 3, 'grid': bytes([0, 0, 0, 0, 1, 0, 0, 0, 0])}
+    for request, robots in ((alone, 1), (ROOM_REQUEST, 2), ({**ROOM_REQUEST, **grown}, 2), (alone, 1)):
+        answer = ask(graph, node, **request)
+        assert answer.success, answer.message
+        assert len(set(zip(answer.next_rows, answer.next_columns, strict=True))) == robots
+    assert not node.dropped
 
 
 @pytest.mark.parametrize(

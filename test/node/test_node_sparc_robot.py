@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from attn_robotics.conversions.grids import to_occupancy_grid
 from attn_robotics.conversions.notes import from_robot_message, to_robot_message
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.nodes.sparc_robot import SparcRobot
 from attn_robotics.ros import qos
+from attn_robotics.simulation.grid import GridFrame, parse_grid
 from attn_robotics.systems.sparc.note import Note
 from attn_robotics_interfaces.msg import AttentionMap, FleetStatus, RobotMessage
 
@@ -120,3 +122,50 @@ def test_a_robot_outside_the_fleet_stays_unconfigured(graph, small_weights):
     node = graph.start(SparcRobot, robot='robot_5', robots=2, weights=str(small_weights))
     graph.until(lambda: any("robot 'robot_5' is none of" in line for line in graph.errors()), 'the refusal')
     assert graph.state(node) == 'unconfigured'
+
+
+@pytest.mark.parametrize(
+    ('rows', 'reason', 'detail'),
+    [
+        ('...\n.#.\n...\n...', 'map changed its size or place', '3 x 3 cells to 4 x 3'),
+        ('...\n...\n...', 'map changed while robots drive', 'goes on with the old one'),
+    ],
+    ids=['size', 'obstacles'],
+)
+def test_a_map_that_changes_in_mid_run_is_one_line_and_the_robot_goes_on(graph, floor, robots, rows, reason, detail):
+    ground, nodes = floor(ROOM), robots()
+    graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
+    ground.say_all()
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    grid = parse_grid(rows)
+    graph.say(to_occupancy_grid(grid, GridFrame(*grid.shape)), 'map', qos.LATCHED)
+    graph.until(lambda: all(node.dropped for node in nodes), 'the refusals')
+    lines = [line for line in graph.warnings() if reason in line]
+    assert len(lines) == 2 and all(detail in line for line in lines)
+    assert all(node._agent.grid.shape == (3, 3) for node in nodes)
+    step = nodes[0]._agent.step
+    graph.until(lambda: nodes[0]._agent.step > step, 'another step')
+
+
+@pytest.mark.parametrize(('xy', 'words'), [((1.5, 1.5), 'inside an obstacle'), ((40.0, 1.0), 'off the 3 x 3 map')])
+def test_a_goal_where_the_robot_can_not_go_is_one_line_and_the_old_one_stays(graph, floor, robots, xy, words):
+    ground, nodes = floor(ROOM), robots()
+    graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
+    ground.say_all()
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    goal = nodes[0]._agent.goal
+    ground.say_goal(0, xy)
+    graph.until(lambda: nodes[0].dropped['bad goal'] > 0, 'the refusal')
+    assert any('bad goal' in line and words in line for line in graph.warnings())
+    assert nodes[0]._agent.goal == goal and not graph.errors()
+
+
+@pytest.mark.parametrize('place', [(30.0, 1.0), None], ids=['off the map', 'in the cell of the other robot'])
+def test_a_robot_reported_far_from_its_way_waits_and_says_so(graph, floor, robots, place):
+    ground, nodes = floor(ROOM), robots()
+    graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
+    ground.say_all()
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    ground.poses[0, :2] = ground.poses[1, :2] if place is None else place
+    graph.until(lambda: 'from its way' in nodes[0].diagnose()[1], 'the reason')
+    graph.until(lambda: not ground.velocities[0].any(), 'a robot that stands')

@@ -186,15 +186,15 @@ def evaluate(run: Run, count: int, cases: tuple[tuple[int, float, int], ...]) ->
     return rows
 
 
-def make_rows(rows: list[dict[str, Any]]) -> list[Row]:
-    """Success rates and gains in the suite's common schema, named as `evaluate` names them.
+def make_rows(rows: list[dict[str, Any]], family: str) -> list[Row]:
+    """Success rates and gains in the suite's common schema, gains named as `evaluate` names them.
 
     A rate's interval is Wilson's over all runs. A gain's is normal, over instances: the mean over training seeds of
     what one network solves and the other does not.
     """
     found = []
     for robots, density, rule in dict.fromkeys((row['robots'], row['density'], row['rule']) for row in rows):
-        case, tail = f'{robots}x40/{density:.2f}', '' if rule == RULE_NAMES[ONE_WINNER] else f'_{rule}'
+        case, tail = f'{robots}x40/{density:.2f}/{family}', '' if rule == RULE_NAMES[ONE_WINNER] else f'_{rule}'
         solved: dict[str, NDArray[np.bool_]] = {}
         for variant in VARIANTS:
             same = (robots, density, rule, variant)
@@ -213,7 +213,7 @@ def make_rows(rows: list[dict[str, Any]]) -> list[Row]:
         for better, worse in (('rmha', 'content_only'), ('content_only', 'no_comm')):
             if better in solved and worse in solved and solved[better].shape == solved[worse].shape:
                 gains = (solved[better].astype(float) - solved[worse]).mean(0).tolist()
-                name = f'success_gain/{better}{tail}-{worse}{tail}/{case}'
+                name = f'success_gain/{better}{tail}-{worse}{tail}/{case.removesuffix(f"/{family}")}'
                 found.append(Row(name, float(np.mean(gains)), '', len(gains), mean_interval(gains)))
     return found
 
@@ -257,7 +257,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             low, high = wilson(solved, count)
             rate = solved / count
             panel.bar(place, 100 * rate, color=f'C{place}', alpha=0.5)
-            panel.errorbar(place, 100 * rate, [[100 * (rate - low)], [100 * (high - rate)]], color='black', capsize=3)
+            reach = [[100 * max(rate - low, 0.0)], [100 * max(high - rate, 0.0)]]  # rounding, at 0 and 100 %
+            panel.errorbar(place, 100 * rate, reach, color='black', capsize=3)
             panel.plot(
                 [place] * len(chosen), [100 * r['success'] for r in chosen], 'o', color=f'C{place}', markersize=4
             )
@@ -270,7 +271,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     partial.replace(path)
 
 
-def _card(run: Run, options: argparse.Namespace, rows: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def _write(run: Run, options: argparse.Namespace, rows: Sequence[dict[str, Any]] = ()) -> None:
+    card = _card(run, options, rows)
+    write_weights(options.out / f'{run.name}.safetensors', run.trainer.network, card)
+    if run.seed == 0:
+        write_weights(options.out / 'weights' / f'{run.variant}.safetensors', run.trainer.network, card)
+
+
+def _card(run: Run, options: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What stands beside a network's weights."""
     card = {
         'name': f'sparc ablation, {run.variant}',
@@ -325,7 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     together.run()
     for run in runs:
         run.trainer.network.eval()
-        write_weights(options.out / f'{run.name}.safetensors', run.trainer.network, _card(run, options))
+        _write(run, options)
     rows: list[dict[str, Any]] = []
     hardware = [torch.cuda.get_device_name(d) if d.type == 'cuda' else d.type for d in options.devices]
     where = {
@@ -340,15 +348,12 @@ def main(arguments: list[str] | None = None) -> int:
         with ThreadPoolExecutor(len(runs)) as pool:
             for part in pool.map(lambda run: evaluate(run, options.instances, (case,)), runs):  # noqa: B023
                 rows += part
-        write_json(options.out / 'ablation.json', command, make_rows(rows), conditions(where))
+        write_json(options.out / 'ablation.json', command, make_rows(rows, options.family), conditions(where))
         facts = {'family': options.family, 'config': config.to_dict(), 'updates': runs[0].trainer.step}
         facts |= {'seconds': options.seconds, 'robot_steps': runs[0].trainer.robot_steps, 'rows': rows}
         write_atomically(options.out / 'table.json', json.dumps(facts))
     for run in runs:
-        if run.seed == 0:
-            path = options.out / 'weights' / f'{run.variant}.safetensors'
-            results = [row for row in rows if (row['variant'], row['seed']) == (run.variant, run.seed)]
-            write_weights(path, run.trainer.network, _card(run, options, results))
+        _write(run, options, [row for row in rows if (row['variant'], row['seed']) == (run.variant, run.seed)])
     print(summarise(rows))
     draw(rows, options.out / 'table.png')
     for run in runs:

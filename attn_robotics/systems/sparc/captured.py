@@ -96,6 +96,7 @@ class CapturedDecision:
         goals: NDArray[np.integer],
         waited: NDArray[np.floating],
         history: NDArray[np.integer],
+        meanwhile: Callable[[], None] | None = None,
     ) -> NDArray[np.float32]:
         """Decide once.
 
@@ -104,6 +105,7 @@ class CapturedDecision:
             goals: (N, 2) rows and columns.
             waited: (N,) priorities.
             history: (N, A) last executed actions.
+            meanwhile: called while the GPU decides.
 
         Returns:
             (N, 5) float32 log-probabilities.
@@ -116,7 +118,12 @@ class CapturedDecision:
             self._run()
         else:
             self._graph.replay()
-            torch.cuda.current_stream(self._device).synchronize()
+        try:
+            if meanwhile is not None:
+                meanwhile()
+        finally:
+            if self._graph is not None:
+                torch.cuda.current_stream(self._device).synchronize()
         return self._download.copy()
 
     def stages(self) -> dict[str, Callable[[], None]]:

@@ -6,15 +6,11 @@ Run as `python -m attn_robotics.systems.sparc.evaluate --help`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +21,7 @@ from attn_robotics.systems.sparc import suites
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.baselines import BASELINES, Method
 from attn_robotics.systems.sparc.gridworld import GridWorld, count_conflicts
+from attn_robotics.systems.sparc.jobs import Kept, run_jobs
 from attn_robotics.systems.sparc.learned import (
     ABLATION_WEIGHTS,
     LEARNED,
@@ -36,8 +33,6 @@ from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, t
 from attn_robotics.systems.sparc.shield import ShieldConfig, ShieldError
 
 REFERENCE = 'pibt_swap'
-_T = TypeVar('_T')
-_R = TypeVar('_R')
 
 
 @dataclass(frozen=True)
@@ -116,20 +111,9 @@ def _run_job(job: _Job) -> Episode:
     return run_episode(method, job.case.instance(job.index), job.case.seeds[job.index], job.case.steps)
 
 
-def _one_thread() -> None:
-    os.environ['OMP_NUM_THREADS'] = '1'  # read when torch is first imported, in the worker
-
-
-def run_jobs(run: Callable[[_T], _R], work: Sequence[_T], jobs: int) -> Iterator[_R]:
-    """Run jobs in so many processes; the results come in order, and do not depend on the number."""
-    if jobs == 1:
-        yield from map(run, work)
-        return
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context('spawn'), initializer=_one_thread)
-    try:
-        yield from pool.map(run, work, chunksize=4 if len(work) > 16 * jobs else 1)
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _name(job: _Job) -> str:
+    drawn = 'drawn' if job.case.instances is None else 'frozen'
+    return f'{job.case.name} {drawn} {job.case.steps} {job.method} {job.case.seeds[job.index]} {job.settings}'
 
 
 def evaluate(
@@ -138,6 +122,8 @@ def evaluate(
     settings: Settings = Settings(),
     jobs: int = 1,
     progress: bool = True,
+    keep: Path | None = None,
+    kept_only: bool = False,
 ) -> dict[tuple[str, str], list[Episode]]:
     """Run every method of every case on all its instances.
 
@@ -146,10 +132,13 @@ def evaluate(
         settings: of the learned methods.
         jobs: processes; the numbers don't depend on it.
         progress: draw a bar on stderr.
+        keep: file of finished episodes, which are not run again.
+        kept_only: run nothing; leave out what `keep` does not hold wholly.
 
     Returns:
         Case name and method -> episodes in the order of the seeds.
     """
+    kept = Kept(keep, _name, Episode)
     skipped: dict[str, list[str]] = {}
     work: list[_Job] = []
     for case in cases:
@@ -159,12 +148,16 @@ def evaluate(
             except PoliciesMissingError as error:
                 skipped.setdefault(str(error), []).append(name)
                 continue
-            work.extend(_Job(case, name, index, settings) for index in range(len(case.seeds)))
+            wanted = [_Job(case, name, index, settings) for index in range(len(case.seeds))]
+            if kept_only and any(kept.find(job) is None for job in wanted):
+                skipped.setdefault(f'not every episode of {case.name} was kept', []).append(name)
+                continue
+            work.extend(wanted)
     for reason, names in skipped.items():
         print(f'skipped {", ".join(dict.fromkeys(names))}: {reason}', file=sys.stderr)
     results: dict[tuple[str, str], list[Episode]] = {}
     with tqdm(total=len(work), unit='episode', disable=not progress, dynamic_ncols=True) as bar:
-        for job, episode in zip(work, run_jobs(_run_job, work, jobs), strict=True):
+        for job, episode in zip(work, run_jobs(_run_job, work, jobs, kept), strict=True):
             results.setdefault((job.case.name, job.method), []).append(episode)
             bar.set_postfix_str(f'{job.method} {job.case.name}')
             bar.update()
@@ -181,7 +174,7 @@ def make_rows(cases: Sequence[suites.Case], results: dict[tuple[str, str], list[
         for method, episodes in runs.items():
             tail = f'{method}/{case.name}'
             count, solved = len(episodes), sum(e.solved for e in episodes)
-            beside = method != REFERENCE
+            beside = method != REFERENCE and REFERENCE in runs
             reference = {REFERENCE: rates[REFERENCE]} if beside else {}
             rows.append(Row(f'success_rate/{tail}', rates[method], '', count, wilson(solved, count), reference))
             solvable = case.solvable()
@@ -297,6 +290,8 @@ def _parser() -> argparse.ArgumentParser:
         help='of shipped, like distance_weight=0.5,temperature=0,swap=false',
     )
     parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
+    parser.add_argument('--keep', type=Path, help='keep finished episodes here, and go on from those that are there')
+    parser.add_argument('--kept-only', action='store_true', help='run nothing, make the table of what was kept wholly')
     parser.add_argument('--json', type=Path, help='write the rows here')
     return parser
 
@@ -326,7 +321,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.suite == 'ablation' and weights is None and ABLATION_WEIGHTS.is_dir():
             weights = ABLATION_WEIGHTS  # three small networks of one budget, not the one that ships
         settings = Settings(weights, args.backend, args.device, args.shield)
-        results = evaluate(cases, settings=settings, jobs=args.jobs, progress=sys.stderr.isatty())
+        results = evaluate(
+            cases,
+            settings=settings,
+            jobs=args.jobs,
+            progress=sys.stderr.isatty(),
+            keep=args.keep,
+            kept_only=args.kept_only,
+        )
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
@@ -337,7 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.json:
         command = ' '.join(['evaluate', *(sys.argv[1:] if arguments is None else arguments)])
         seeds = {case.name: list(case.seeds) for case in cases}
-        where = conditions({'seeds': seeds, 'learned': {key: str(value) for key, value in asdict(settings).items()}})
+        learned = {k: v.name if isinstance(v, Path) else str(v) for k, v in asdict(settings).items()}
+        where = conditions({'seeds': seeds, 'learned': learned})
         write_json(args.json, command, make_rows(cases, results), where)
     return 0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,9 +49,17 @@ class Policy(Protocol):
         """Change goals: goals (M, 2), distances (M, H, W), robots (M,) whose they are."""
 
     def step(
-        self, cells: NDArray[np.int32], last_actions: NDArray[np.int8], *, need_attention: bool = False
+        self,
+        cells: NDArray[np.int32],
+        last_actions: NDArray[np.int8],
+        *,
+        need_attention: bool = False,
+        meanwhile: Callable[[], None] | None = None,
     ) -> NDArray[np.float32]:
-        """(N, 5) log-probabilities of the actions from cells (N, 2) and the last executed actions (N,)."""
+        """(N, 5) log-probabilities of the actions from cells (N, 2) and the last executed actions (N,).
+
+        What is to be done `meanwhile` may be called once `priorities` have moved on.
+        """
 
     def attention(self) -> Mapping[str, NDArray[np.float32]]:
         """Layer name to (H, N, N) weights of the last step that was asked for them."""
@@ -330,7 +338,14 @@ class Fleet:
         if len(proposal.new_goals):
             whose = proposal.new_goals
             self._policy.set_goals(proposal.goals[whose], proposal.distances[whose], whose)
-        log_probs = self._policy.step(proposal.cells, proposal.last_actions, need_attention=proposal.need_attention)
+        log_probs = self._policy.step(
+            proposal.cells,
+            proposal.last_actions,
+            need_attention=proposal.need_attention,
+            meanwhile=lambda: self._shield.look(
+                proposal.cells, proposal.goals, proposal.distances, self._policy.priorities
+            ),
+        )
         attention = self._policy.attention() if proposal.need_attention else {}
         priorities = self._policy.priorities.copy()
         actions = self._shield.decide(

@@ -19,8 +19,9 @@ from attn_robotics.simulation.errors import WorldError
 from attn_robotics.simulation.instances import Instance, components, random_instance
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.baselines import Pibt, ShieldAlone
-from attn_robotics.systems.sparc.evaluate import Settings, make_method, parse_seeds, run_jobs
+from attn_robotics.systems.sparc.evaluate import Settings, make_method, parse_seeds
 from attn_robotics.systems.sparc.gridworld import GridWorld, count_conflicts
+from attn_robotics.systems.sparc.jobs import Kept, run_jobs
 from attn_robotics.systems.sparc.learned import LearnedMethod, PoliciesMissingError
 from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, table, write_json
 
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--weights', type=Path, help='weights of the learned methods')
     parser.add_argument('--device', default='cpu', help='of the learned methods (default cpu)')
     parser.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
+    parser.add_argument('--keep', type=Path, help='keep finished runs here, and go on from those that are there')
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args(arguments)
     case = f'{args.robots}x{args.size}/{args.density:.2f}'
@@ -146,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name in names
             for seed in args.seeds
         ]
-        done = list(tqdm(run_jobs(_run_job, work, args.jobs), total=len(work), disable=not sys.stderr.isatty()))
+        kept: Kept[_Job, Shift] = Kept(args.keep, repr, Shift)
+        done = list(tqdm(run_jobs(_run_job, work, args.jobs, kept), total=len(work), disable=not sys.stderr.isatty()))
         for name in names:
             shifts = [shift for job, shift in zip(work, done, strict=True) if job.name == name]
             rates = [shift.reached / shift.steps for shift in shifts]

@@ -102,15 +102,39 @@ def count_hindered(
 
 
 @njit(cache=True, nogil=True)
+def measure_way(
+    near: Int, cells: Int, distances: NDArray[np.int16], hindered: NDArray[np.float32], hindrance: float
+) -> NDArray[np.float64]:
+    """Steps that each action gains towards the goal, less what it hinders; -2 for moves that are not feasible.
+
+    Args:
+        near: (H * W, 5) neighbour table.
+        cells: (N,) flat cells.
+        distances: (N, H * W) path distances.
+        hindered: (N, 5) neighbours hindered, see `count_hindered`.
+        hindrance: steps per hindered neighbour.
+
+    Returns:
+        (N, 5).
+    """
+    ways = np.empty((cells.shape[0], ACTIONS))
+    for robot in range(cells.shape[0]):
+        here = np.float32(distances[robot, cells[robot]])
+        for action in range(ACTIONS):
+            reached = near[cells[robot], action]
+            way = -2.0 if reached < 0 else np.float64(here - np.float32(distances[robot, reached]))
+            ways[robot, action] = way - hindrance * hindered[robot, action]
+    return ways
+
+
+@njit(cache=True, nogil=True)
 def mix_preferences(
     near: Int,
     cells: Int,
-    distances: NDArray[np.int16],
+    ways: NDArray[np.float64],
     log_probs: NDArray[np.float32],
-    hindered: NDArray[np.float32],
     distance_weight: float,
     temperature: float,
-    hindrance: float,
     confidence: float,
     seed: int,
     preferences: NDArray[np.float32],
@@ -120,27 +144,23 @@ def mix_preferences(
     Args:
         near: (H * W, 5) neighbour table.
         cells: (N,) flat cells.
-        distances: (N, H * W) path distances.
+        ways: (N, 5), see `measure_way`.
         log_probs: (N, 5) of the policy.
-        hindered: (N, 5) neighbours hindered, see `count_hindered`.
         distance_weight: nats per step gained.
         temperature: of the Gumbel noise on log-probabilities.
-        hindrance: steps per hindered neighbour.
         confidence: least log-probability of the best action for the policy to be heard.
         seed: of the noise.
         preferences: (N, 5) written; a row of NaN where a log-probability is one, so that it is noticed.
     """
     state = seed_state(seed)
     for robot in range(cells.shape[0]):
-        here = np.float32(distances[robot, cells[robot]])
         best, is_number = -np.inf, True
         for action in range(ACTIONS):
             best = max(best, np.float64(log_probs[robot, action]))
             is_number &= not np.isnan(log_probs[robot, action])
         for action in range(ACTIONS):
             reached = near[cells[robot], action]
-            way = -2.0 if reached < 0 else np.float64(here - np.float32(distances[robot, reached]))
-            way -= hindrance * hindered[robot, action]
+            way = ways[robot, action]
             if not is_number:
                 way = np.nan
             elif best >= confidence:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +126,7 @@ class SparcPolicy:
 
     @classmethod
     def load(
-        cls, weights: Path | None = None, device: str = 'cpu', backend: str = 'auto', *, threads: int = 2
+        cls, weights: Path | None = None, device: str = 'cpu', backend: str = 'auto', *, threads: int | None = None
     ) -> SparcPolicy:
         """Load weights, the ones that ship when None; raises WeightsError, see `read_weights`.
 
@@ -133,7 +135,7 @@ class SparcPolicy:
             device: 'cpu' or 'cuda'.
             backend: 'torch', 'onnxruntime' (on the CPU, several times faster than torch there), or 'auto': the faster
                 one of those that are there.
-            threads: cores that ONNX Runtime uses.
+            threads: cores that ONNX Runtime uses; None for what OMP_NUM_THREADS says, 2 where that is not set.
 
         Raises:
             ValueError: a device that this machine does not have, or a backend that can't use it.
@@ -150,8 +152,12 @@ class SparcPolicy:
         if backend == 'onnxruntime':
             from attn_robotics.systems.sparc.export import open_session
 
-            session = open_session(network, threads)
+            session = open_session(network, threads or int(os.environ.get('OMP_NUM_THREADS', '2')))
         return cls(network, device=device, backend=backend, session=session)
+
+    def twin(self) -> SparcPolicy:
+        """Another policy with the same network and session, and nothing else in common."""
+        return SparcPolicy(self.network, device=str(self._device), backend=self.backend, session=self._session)
 
     @property
     def robots(self) -> int:
@@ -226,8 +232,12 @@ class SparcPolicy:
             goals: (M, 2) rows and columns.
             distances: (M, H, W) path distances, computed when None.
             robots: (M,) whose goals these are; everybody's when None.
+
+        Raises:
+            ValueError: a goal off the map, or in an obstacle unless the caller knows distances to it.
         """
         grid = self._map
+        self._check_goals(np.asarray(goals), may_be_walled=distances is not None)
         whose = np.arange(self.robots) if robots is None else np.asarray(robots)
         fields = distance_fields(grid, np.asarray(goals, np.int32)) if distances is None else distances
         self.goals[whose] = goals
@@ -244,7 +254,15 @@ class SparcPolicy:
         Args:
             grid: (H, W) of the size given to `reset`.
             distances: (N, H, W).
+
+        Raises:
+            ValueError: another size.
         """
+        if grid.shape != self._map.shape or distances.shape != self.distances.shape:
+            raise ValueError(
+                f'map of {self._map.shape} changed to {grid.shape}, path distances {self.distances.shape} to '
+                f'{distances.shape}; reset the policy for another map or fleet'
+            )
         self._grid = np.ascontiguousarray(grid, np.bool_)
         self.distances = distances
         if self._captured is not None:
@@ -252,8 +270,9 @@ class SparcPolicy:
             self._captured.set_distances(distances)
 
     def add_robots(self, goals: NDArray[np.integer], *, seed: int = 0) -> None:
-        """Take robots into the fleet, after the present ones: goals (M, 2)."""
+        """Take robots into the fleet, after the present ones: goals (M, 2); raises ValueError like `set_goals`."""
         count = len(goals)
+        self._check_goals(np.asarray(goals))
         added = np.asarray(goals, np.int32)
         self.distances = np.concatenate([self.distances, distance_fields(self._map, added)])
         self._owns_distances = True
@@ -263,6 +282,14 @@ class SparcPolicy:
         self._fraction = np.concatenate([self._fraction, np.random.default_rng(seed).random(count)])
         self._waited = np.pad(self._waited, (0, count))
         self._cells = None
+
+    def _check_goals(self, goals: NDArray[np.integer], *, may_be_walled: bool = False) -> None:
+        height, width = self._map.shape
+        for row, column in goals.tolist():
+            if not (0 <= row < height and 0 <= column < width):
+                raise ValueError(f'goal at ({row}, {column}) is off the {height} x {width} map')
+            if self._map[row, column] and not may_be_walled:
+                raise ValueError(f'goal at ({row}, {column}) is inside an obstacle; send the robot to a free cell')
 
     def remove_robots(self, robots: NDArray[np.integer]) -> None:
         """Take robots out of the fleet: (M,) indices; the others keep their order and state."""
@@ -284,6 +311,7 @@ class SparcPolicy:
         last_actions: NDArray[np.integer] | None = None,
         *,
         need_attention: bool = False,
+        meanwhile: Callable[[], None] | None = None,
     ) -> NDArray[np.float32]:
         """Decide once for the whole fleet.
 
@@ -291,6 +319,7 @@ class SparcPolicy:
             cells: (N, 2) where the robots stand now.
             last_actions: (N,) what they executed since the last call; read off the cells when None.
             need_attention: keep the weights for `attention`.
+            meanwhile: called once priorities have moved on, while a GPU decides: the CPU's work for what follows.
 
         Returns:
             (N, 5) float32 log-probabilities of up, down, left, right, stay; about -1e4 for moves into obstacles.
@@ -302,7 +331,9 @@ class SparcPolicy:
         if self._device.type == 'cuda' and self.backend == 'torch' and not need_attention:
             if self._captured is None:
                 self._captured = CapturedDecision(self.network, self._map, self.distances, self._messages)
-            return self._captured.step(cells, self.goals, self.priorities, self.history)
+            return self._captured.step(cells, self.goals, self.priorities, self.history, meanwhile)
+        if meanwhile is not None:
+            meanwhile()
         seen = observe(
             self._map, cells, self.goals, self.distances, self.priorities, self.history, self.config.field_of_view
         )

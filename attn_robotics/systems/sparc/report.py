@@ -37,7 +37,7 @@ TARGETS: dict[str, float] = {
     'success_gain/content_only-no_comm/128x40/0.30': 0.05,
 }
 
-WRITTEN = ('--json', '--figure')  # options that name a file to write
+WRITTEN = ('--json', '--figure', '--keep')  # options that name a file to write
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from attn_robotics.systems.sparc.pibt import (
     NOBODY,
     UNDECIDED,
     count_hindered,
+    measure_way,
     mix_preferences,
     plan_moves,
     rank_actions,
@@ -27,6 +28,8 @@ from attn_robotics.systems.sparc.pibt import (
 )
 from attn_robotics.systems.sparc.progress import Progress
 from attn_robotics.systems.sparc.rescue import Rescue
+
+NO_TURN = np.empty(0, np.int64)  # nobody has sorted the priorities yet
 
 
 class ShieldError(ValueError):
@@ -89,6 +92,30 @@ class Priorities:
 
 
 @dataclass(frozen=True)
+class _Looked:
+    """What is known of a step before the policy speaks."""
+
+    given: tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.int16], NDArray[np.floating]]
+    cells: NDArray[np.int32]  # (N,) flat
+    goals: NDArray[np.int32]  # (N,) flat
+    fields: NDArray[np.int16]  # (N, H * W)
+    ways: NDArray[np.float64]  # (N, 5)
+    ranked: NDArray[np.float64]  # (N,) priorities, longest way first
+    turn: NDArray[np.int64]  # (N,) robots by falling priority
+
+    def fits(
+        self,
+        cells: NDArray[np.integer],
+        goals: NDArray[np.integer],
+        distances: NDArray[np.int16],
+        priorities: NDArray[np.floating],
+    ) -> bool:
+        """Whether it was made from these."""
+        same = self.given[0] is cells and self.given[1] is goals and self.given[2] is distances
+        return same and np.array_equal(self.given[3], priorities)
+
+
+@dataclass(frozen=True)
 class _Ahead:
     """The state that a decision leads to, for the search: flat cells and goals (N,), fields (N, H * W)."""
 
@@ -118,6 +145,7 @@ class Shield:
         self._progress = Progress()
         self._rescue = Rescue(self._near)
         self._ahead: _Ahead | None = None
+        self._looked: _Looked | None = None
 
     def resolve(
         self,
@@ -161,7 +189,9 @@ class Shield:
             flat_goals, fields = self._flat(goals, 'goal'), self._fields(distances, len(cells))
         else:
             flat_goals, fields = np.empty(0, np.int32), np.empty((0, 0), np.int16)
-        return self._move(flat, flat_goals, fields, preferences, priorities, rng, frozen, None, swap, allow_rotation)
+        return self._move(
+            flat, flat_goals, fields, preferences, priorities, rng, frozen, None, swap, allow_rotation, NO_TURN
+        )
 
     def decide(
         self,
@@ -193,6 +223,66 @@ class Shield:
         """
         if log_probs.shape != (len(cells), ACTIONS):
             raise ShieldError(f'log-probabilities must be ({len(cells)}, {ACTIONS}), got {log_probs.shape}')
+        config, looked = self.config, self._looked
+        if looked is None or not looked.fits(cells, goals, distances, priorities):
+            looked = self._look(cells, goals, distances, priorities)
+        self._looked = None
+        preferences = np.empty((len(cells), ACTIONS), np.float32)
+        mix_preferences(
+            self._near,
+            looked.cells,
+            looked.ways,
+            np.ascontiguousarray(log_probs, np.float32),
+            config.distance_weight,
+            config.temperature,
+            float(np.log(max(config.confidence, 1e-12))),
+            int(rng.integers(1 << 62)),
+            preferences,
+        )
+        searches = config.rescue_after > 0 and config.swap
+        seed = int(rng.integers(1 << 62)) if searches else 0
+        actions = self._move(
+            looked.cells,
+            looked.goals,
+            looked.fields,
+            preferences,
+            looked.ranked,
+            rng,
+            frozen,
+            self._rescue.fix(looked.cells, frozen) if searches else None,
+            config.swap,
+            config.allow_rotation,
+            looked.turn,
+        )
+        if searches:
+            reached = self._near[looked.cells, actions]
+            self._ahead = _Ahead(reached, looked.goals, looked.fields, frozen, seed)
+        return actions
+
+    def look(
+        self,
+        cells: NDArray[np.integer],
+        goals: NDArray[np.integer],
+        distances: NDArray[np.int16],
+        priorities: NDArray[np.floating],
+    ) -> None:
+        """Do the part of the coming `decide` that needs no log-probabilities, while the policy works on them.
+
+        Args:
+            cells: (N, 2) as given to `decide` then, the very array; so are the others.
+            goals: (N, 2).
+            distances: (N, H, W).
+            priorities: (N,), equal ones at least.
+        """
+        self._looked = self._look(cells, goals, distances, priorities)
+
+    def _look(
+        self,
+        cells: NDArray[np.integer],
+        goals: NDArray[np.integer],
+        distances: NDArray[np.int16],
+        priorities: NDArray[np.floating],
+    ) -> _Looked:
         config, robots = self.config, len(cells)
         flat, flat_goals = self._flat(cells, 'cell'), self._flat(goals, 'goal')
         fields = self._fields(distances, robots)
@@ -201,39 +291,14 @@ class Shield:
         hindered = np.zeros((robots, ACTIONS), np.float32)
         if config.hindrance:
             count_hindered(self._near, flat, fields, self._owner, hindered)
-        preferences = np.empty((robots, ACTIONS), np.float32)
-        mix_preferences(
-            self._near,
-            flat,
-            fields,
-            np.ascontiguousarray(log_probs, np.float32),
-            hindered,
-            config.distance_weight,
-            config.temperature,
-            config.hindrance,
-            float(np.log(max(config.confidence, 1e-12))),
-            int(rng.integers(1 << 62)),
-            preferences,
-        )
-        if config.longest_first and priorities.shape == (robots,):
-            priorities = self._progress.longest_first(np.asarray(priorities, np.float64))
-        searches = config.rescue_after > 0 and config.swap
-        seed = int(rng.integers(1 << 62)) if searches else 0
-        actions = self._move(
-            flat,
-            flat_goals,
-            fields,
-            preferences,
-            priorities,
-            rng,
-            frozen,
-            self._rescue.fix(flat, frozen) if searches else None,
-            config.swap,
-            config.allow_rotation,
-        )
-        if searches:
-            self._ahead = _Ahead(self._near[flat, actions], flat_goals, fields, frozen, seed)
-        return actions
+        ways = measure_way(self._near, flat, fields, hindered, config.hindrance)
+        ranked, turn = np.asarray(priorities, np.float64), NO_TURN
+        if ranked.shape == (robots,):
+            if config.longest_first:
+                ranked = self._progress.longest_first(ranked)
+            turn = take_turns(ranked)
+        given = (cells, goals, distances, priorities)
+        return _Looked(given, flat, flat_goals, fields, ways, ranked, turn)
 
     def prepare(self) -> None:
         """Do now what the next `decide` would do first: search ways out of deadlocks, where the moves will lead.
@@ -300,6 +365,7 @@ class Shield:
         fixed: NDArray[np.int32] | None,
         swap: bool,
         allow_rotation: bool,
+        turn: NDArray[np.int64],
     ) -> NDArray[np.int8]:
         """Check and decide, cells and goals flat; `fixed` (N,) holds next cells that are decided, else UNDECIDED."""
         robots = len(cells)
@@ -327,6 +393,7 @@ class Shield:
             self._owner,
             self._next_owner,
             actions,
+            turn,
         )
         if culprit >= 0:
             self._explain(culprit, cells, preferences, priorities)
@@ -370,6 +437,12 @@ class Shield:
 
 
 @njit(cache=True, nogil=True)
+def take_turns(priorities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(N,) robots by falling priority (N,)."""
+    return np.argsort(-priorities)
+
+
+@njit(cache=True, nogil=True)
 def decide_moves(
     near: NDArray[np.int32],
     cells: NDArray[np.int32],
@@ -384,6 +457,7 @@ def decide_moves(
     owner: NDArray[np.int32],
     next_owner: NDArray[np.int32],
     actions: NDArray[np.int8],
+    turn: NDArray[np.int64],
 ) -> int:
     """Check a fleet and decide its joint move, compiled; arguments as in `Shield.resolve`, cells and goals flat.
 
@@ -401,6 +475,7 @@ def decide_moves(
         owner: (H * W,) workspace, NOBODY everywhere; given back so.
         next_owner: (H * W,) workspace, NOBODY everywhere; given back so.
         actions: (N,) written.
+        turn: (N,) robots by falling priority, or NO_TURN.
 
     Returns:
         -1, or the first robot whose input is not a number, or that stands in an obstacle or on another robot.
@@ -428,8 +503,8 @@ def decide_moves(
         order = np.empty((robots, ACTIONS), np.int8)
         counts = np.empty(robots, np.int8)
         rank_actions(near, cells, preferences, seed_state(seed), order, counts)
-        turn = np.argsort(-priorities)
-        plan_moves(near, cells, goals, distances, turn, order, counts, owner, next_owner, target, swap, allow_rotation)
+        ranks = turn if turn.shape[0] == robots else np.argsort(-priorities)
+        plan_moves(near, cells, goals, distances, ranks, order, counts, owner, next_owner, target, swap, allow_rotation)
         for robot in range(robots):
             next_owner[target[robot]] = NOBODY
             for action in range(ACTIONS):

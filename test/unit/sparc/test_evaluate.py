@@ -9,7 +9,8 @@ from attn_robotics.simulation.errors import WorldError
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc import evaluate, suites
 from attn_robotics.systems.sparc.actions import MOVES, RIGHT
-from attn_robotics.systems.sparc.learned import LEARNED, LearnedMethod
+from attn_robotics.systems.sparc.learned import ABLATION_WEIGHTS, LEARNED, LearnedMethod
+from attn_robotics.systems.sparc.policy import read_weights
 from attn_robotics.systems.sparc.report import Row, plain_command, wilson
 from attn_robotics.systems.sparc.shield import ShieldConfig
 
@@ -229,3 +230,29 @@ def test_a_result_names_the_command_without_the_folders_of_whoever_ran_it() -> N
     assert plain_command(command) == 'evaluate --instances mine.npz --jobs 2 --weights=w --json rows.json'
     inside = 'evaluate --instances attn_robotics/systems/sparc/instances/lanes_32.npz'
     assert plain_command(inside) == inside
+
+
+def test_an_interrupted_table_goes_on_from_kept_episodes_and_what_is_not_whole_is_left_out(tmp_path, capsys):
+    keep, rows = str(tmp_path / 'kept.jsonl'), tmp_path / 'rows.json'
+    assert evaluate.main([*SMALL, '--methods', 'pibt', '--keep', keep]) == 0
+    lines = (tmp_path / 'kept.jsonl').read_text().splitlines()
+    assert len(lines) == 8
+    whole = capsys.readouterr().out
+    (tmp_path / 'kept.jsonl').write_text('\n'.join(line for line in lines if ' pibt 3 ' not in line) + '\n')
+    assert evaluate.main([*SMALL, '--methods', 'pibt', '--keep', keep, '--kept-only', '--json', str(rows)]) == 0
+    assert 'skipped pibt' in capsys.readouterr().err
+    names = [row['name'] for row in json.loads(rows.read_text())['rows']]
+    assert any('/pibt_swap/' in name for name in names) and not any('/pibt/' in name for name in names)
+    assert evaluate.main([*SMALL, '--methods', 'pibt', '--keep', keep]) == 0
+    assert capsys.readouterr().out == whole
+    assert len((tmp_path / 'kept.jsonl').read_text().splitlines()) == 8
+
+
+def test_the_ablation_suite_runs_out_of_the_box_with_three_networks_of_one_budget():
+    cards = {
+        name: read_weights(ABLATION_WEIGHTS / f'{name}.safetensors')[1] for name in ('rmha', 'content_only', 'no_comm')
+    }
+    assert len({card['robot_steps'] for card in cards.values()}) == 1
+    assert len({card['parameters'] for card in cards.values()}) == 1
+    assert [cards[name]['config']['content_only'] for name in cards] == [False, True, False]
+    assert cards['no_comm']['config']['mask_radius'] == 0

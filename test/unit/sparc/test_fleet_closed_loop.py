@@ -28,7 +28,7 @@ class Uniform:
     def change_map(self, grid, distances):
         pass
 
-    def step(self, cells, last_actions, *, need_attention=False):
+    def step(self, cells, last_actions, *, need_attention=False, meanwhile=None):
         return np.full((len(cells), 5), np.log(0.2), np.float32)
 
     def attention(self):

@@ -129,3 +129,27 @@ def test_a_plan_made_ahead_is_dropped_when_robots_do_not_stand_where_it_begins()
             assert count_conflicts(instance.grid, cells, after) == 0
             if rng.random() < 0.5:  # otherwise nobody moves, whatever was decided
                 cells = after
+
+
+def test_robots_that_come_and_go_in_mid_plan_never_collide() -> None:
+    rng = np.random.default_rng(3)
+    for seed in range(8):
+        instance = random_instance(8, 0.3, 14, seed)
+        shield, cells, goals = Shield(instance.grid, ShieldConfig(rescue_after=2)), instance.starts, instance.goals
+        for step in range(60):
+            if step % 7 == 6:  # half of them leave; those that stayed out come back where nobody stands
+                stay = np.sort(rng.permutation(len(cells))[: max(2, len(cells) // 2)])
+                cells, goals = cells[stay], goals[stay]
+            elif step % 7 == 3:
+                free = np.argwhere(~instance.grid)
+                free = free[~(free[:, None] == cells).all(2).any(1)]
+                come = rng.permutation(free)[: 14 - len(cells)].astype(np.int32)
+                unused = instance.goals[~(instance.goals[:, None] == goals).all(2).any(1)]
+                cells, goals = np.concatenate([cells, come]), np.concatenate([goals, unused[: len(come)]])
+            distances, count = distance_fields(instance.grid, goals), len(cells)
+            actions = shield.decide(cells, np.zeros((count, 5)), rng.random(count), goals, distances, rng=rng)
+            if step % 2:
+                shield.prepare()
+            after = cells + MOVES[actions]
+            assert count_conflicts(instance.grid, cells, after) == 0
+            cells = after

@@ -200,3 +200,35 @@ def test_notes_that_cannot_be_are_refused_with_one_line() -> None:
         with pytest.raises(ValueError, match=words) as caught:
             agent.receive(note, 0.0)
         assert '\n' not in str(caught.value)
+
+
+def test_two_robots_that_claim_one_cell_say_so_and_nobody_plans() -> None:
+    street = Street(random_instance(8, 0.1, 3, seed=0))
+    cells = dict(street.cells)
+    street.cells['robot_1'] = street.cells['robot_0']
+    for _ in range(20):
+        street.now_s += DT_S
+        for name, agent in street.agents.items():
+            x, y = street.frame.to_xy(np.array(street.cells[name]))
+            agent.pose = (float(x), float(y), 0.0)
+            agent.advance(street.now_s, street.now_s)
+        for agent in street.agents.values():
+            for note in agent.outgoing():
+                for other in street.agents.values():
+                    if other is not agent:
+                        other.receive(note, street.now_s)
+    assert all('two robots claim one cell' in agent.mismatch for agent in street.agents.values())
+    assert all(agent.team == () and agent.velocities(DT_S) == (0.0, 0.0) for agent in street.agents.values())
+    assert cells != street.cells
+
+
+@pytest.mark.parametrize(('goal', 'words'), [((9, 0), 'off the 8 x 8 map'), (None, 'inside an obstacle')])
+def test_a_goal_where_no_robot_can_go_is_refused_and_the_old_one_stays(goal, words) -> None:
+    street = Street(random_instance(8, 0.3, 2, seed=0))
+    street.spin()
+    agent = street.agents['robot_0']
+    before = agent.goal
+    wall = tuple(np.argwhere(street.instance.grid)[0].tolist())
+    with pytest.raises(ValueError, match=words) as caught:
+        agent.set_goal(goal or wall)
+    assert agent.goal == before and '\n' not in str(caught.value)

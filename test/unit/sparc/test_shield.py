@@ -241,3 +241,32 @@ def test_an_action_hinders_the_neighbours_in_whose_way_it_ends():
     assert hindered[0].tolist() == [0, 1, 0, 1, 1], 'b wants down and right: a ends in its way unless it goes up'
     grid, cells = draw('b..\n.a.\n...')
     assert not Shield(grid).hindered(cells, distances).any(), 'nobody stands beside another'
+
+
+def test_looking_ahead_of_the_policy_changes_no_move_and_may_be_left_out() -> None:
+    instance = random_instance(10, 0.25, 16, 4)
+    distances = distance_fields(instance.grid, instance.goals)
+    shields = [Shield(instance.grid, ShieldConfig(rescue_after=4)) for _ in range(2)]
+    rngs = [np.random.default_rng(0) for _ in range(2)]
+    priorities, cells, draw = Priorities(16, 0), instance.starts, np.random.default_rng(1)
+    for step in range(50):
+        log_probs = np.log(draw.dirichlet(np.full(5, 0.3), 16) + 1e-9)
+        if step % 3:
+            shields[0].look(cells, instance.goals, distances, priorities.values)
+        moves = [
+            shield.decide(cells, log_probs, priorities.values, instance.goals, distances, rng=rng)
+            for shield, rng in zip(shields, rngs, strict=True)
+        ]
+        assert (moves[0] == moves[1]).all()
+        cells = cells + MOVES[moves[0]]
+        priorities.update((cells == instance.goals).all(axis=1))
+
+
+def test_what_was_looked_at_for_another_state_is_not_used() -> None:
+    instance = random_instance(10, 0.25, 16, 4)
+    distances = distance_fields(instance.grid, instance.goals)
+    looked, plain = Shield(instance.grid), Shield(instance.grid)
+    looked.look(instance.goals, instance.starts, distances, np.arange(16.0))
+    state = (instance.starts, np.zeros((16, 5)), np.arange(16.0)[::-1], instance.goals, distances)
+    moves = [shield.decide(*state, rng=np.random.default_rng(0)) for shield in (looked, plain)]
+    assert (moves[0] == moves[1]).all()

@@ -26,7 +26,7 @@ class Descent:
     def set_goals(self, goals, distances, robots):
         pass
 
-    def step(self, cells, last_actions, *, need_attention=False):
+    def step(self, cells, last_actions, *, need_attention=False, meanwhile=None):
         return np.full((len(cells), 5), np.log(0.2), np.float32)
 
     def attention(self):
@@ -164,3 +164,12 @@ def test_a_robot_reported_where_it_can_not_be_stops_and_the_others_go_on(place, 
     assert np.abs(run.fleet.planned()[2] - where).sum() <= 3, 'no more than what it was driving already'
     assert run.fleet.states()[0] == ARRIVED
     assert run.fleet.states()[2] == BLOCKED
+
+
+def test_a_map_that_grows_is_refused_and_the_fleet_goes_on_with_the_old_one():
+    run = Run('A..a\n....')
+    run.spin(TICK_S)
+    with pytest.raises(FleetError, match=r'map changed from \(2, 4\) to \(3, 4\)') as caught:
+        run.fleet.change_map(np.zeros((3, 4), np.bool_))
+    assert '\n' not in str(caught.value) and run.fleet.grid.shape == (2, 4)
+    assert run.spin(60, lambda: run.fleet.has_arrived), run.notes

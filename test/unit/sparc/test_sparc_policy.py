@@ -259,3 +259,27 @@ def test_team_values_of_an_imagined_step_are_those_of_the_step_itself() -> None:
             torch.from_numpy(kept)[None],
         )
     assert values[0] == pytest.approx(float(output.values[..., 0].sum()), abs=1e-4)
+
+
+def test_a_map_of_another_size_is_refused_and_the_old_one_stays(network: SparcNetwork) -> None:
+    policy, cells, _ = started(network)
+    grid, distances = policy._map.copy(), policy.distances
+    grown = np.pad(grid, ((0, 2), (0, 0)))
+    with pytest.raises(ValueError, match=r'map of \(10, 10\) changed to \(12, 10\)'):
+        policy.change_map(grown, distance_fields(grown, policy.goals))
+    with pytest.raises(ValueError, match='path distances'):
+        policy.change_map(grid, distances[:3])
+    assert np.array_equal(policy._map, grid) and policy.distances is distances
+    assert np.isfinite(policy.step(cells)).all()
+
+
+def test_goals_where_no_robot_can_go_are_refused_before_anything_changes(network: SparcNetwork) -> None:
+    policy, cells, _ = started(network)
+    before, wall = policy.goals.copy(), np.argwhere(policy._map)[:1]
+    for goal, words in ((wall, 'inside an obstacle'), (np.array([[3, 10]]), 'off the 10 x 10 map')):
+        with pytest.raises(ValueError, match=words):
+            policy.set_goals(goal, robots=np.array([2]))
+        with pytest.raises(ValueError, match=words):
+            policy.add_robots(goal)
+    assert np.array_equal(policy.goals, before) and policy.robots == 8
+    assert np.isfinite(policy.step(cells)).all()

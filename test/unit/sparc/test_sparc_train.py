@@ -423,7 +423,7 @@ def test_variants_of_the_ablation_take_the_same_number_of_updates(tmp_path: Path
     finished = {row['variant']: np.array(row['finished']) >= 0 for row in table['rows']}
     gain = rows['success_gain/rmha-content_only/8x40/0.30']
     assert gain['value'] == pytest.approx((finished['rmha'] * 1.0 - finished['content_only']).mean())
-    assert rows['success_rate/no_comm/8x40/0.30']['value'] == finished['no_comm'].mean()
+    assert rows['success_rate/no_comm/8x40/0.30/shipping']['value'] == finished['no_comm'].mean()
     card = read_weights(tmp_path / 'weights' / 'content_only.safetensors')[1]
     assert card['variant'] == 'content_only' and card['results'].startswith('8 robots')
 

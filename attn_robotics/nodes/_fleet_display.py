@@ -1,0 +1,96 @@
+"""What a fleet node shows: its status, and who attends to whom for whoever looks."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import Image
+from visualization_msgs.msg import MarkerArray
+
+from attn_robotics.conversions import attention as attention_messages
+from attn_robotics.conversions.stamps import to_stamp
+from attn_robotics.ros import qos
+from attn_robotics.systems.sparc.fleet import Decision, Fleet
+from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
+
+
+class FleetDisplay:
+    """Publishers of everything but velocities.
+
+    Args:
+        node: publishes.
+        frame_id: frame of everything.
+    """
+
+    def __init__(self, node: Node, frame_id: str) -> None:
+        self._node, self._frame_id = node, frame_id
+        self._status = node.create_publisher(FleetStatus, '~/status', qos.STATE)
+        self._attention = node.create_publisher(AttentionMap, '~/attention', qos.STATE)
+        self._markers = node.create_publisher(MarkerArray, '~/attention_markers', qos.STATE)
+        self._image = node.create_publisher(Image, '~/attention_image', qos.SENSOR)
+        self._durations_ms: deque[float] = deque(maxlen=1000)
+
+    def close(self) -> None:
+        """Give the publishers back."""
+        for publisher in (self._status, self._attention, self._markers, self._image):
+            self._node.destroy_publisher(publisher)
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether somebody wants to see attention."""
+        publishers = (self._attention, self._markers, self._image)
+        return any(publisher.get_subscription_count() for publisher in publishers)
+
+    @property
+    def percentiles_ms(self) -> tuple[float, float]:
+        """p50 and p99 of the last decisions [ms]."""
+        if not self._durations_ms:
+            return 0.0, 0.0
+        p50, p99 = np.percentile(self._durations_ms, [50, 99])
+        return float(p50), float(p99)
+
+    def show(self, fleet: Fleet, decision: Decision, *, layer: int, top_k: int) -> None:
+        """One decision: the status, and attention of a layer (-1 is the last) with `top_k` keys a row (0 for all)."""
+        stamp = to_stamp(decision.proposal.seen_s)
+        self._durations_ms.append(decision.duration_s * 1e3)
+        planned = fleet.planned()
+        status = FleetStatus(tick=fleet.tick, robot_ids=list(fleet.names), state=fleet.states().tobytes())
+        status.header.stamp = stamp
+        status.header.frame_id = self._frame_id
+        status.rows, status.columns = planned[:, 0].tolist(), planned[:, 1].tolist()
+        status.goal_rows, status.goal_columns = fleet.goals[:, 0].tolist(), fleet.goals[:, 1].tolist()
+        status.lag = fleet.lag().tolist()
+        status.decision_ms = decision.duration_s * 1e3
+        status.decision_p50_ms, status.decision_p99_ms = self.percentiles_ms
+        self._status.publish(status)
+        if decision.attention:
+            self._show_attention(fleet, decision, layer, top_k)
+
+    def _show_attention(self, fleet: Fleet, decision: Decision, layer: int, top_k: int) -> None:
+        layers = list(decision.attention)
+        name = layers[min(layer, len(layers) - 1)]
+        weights = decision.attention[name]
+        xy = fleet.frame.to_xy(decision.proposal.cells)
+        stamp, frame_id = to_stamp(decision.proposal.seen_s), self._frame_id
+        if self._attention.get_subscription_count():
+            message = attention_messages.to_attention_map(
+                weights,
+                fleet.names,
+                fleet.names,
+                mechanism='relation',
+                layer=name,
+                tick=fleet.tick,
+                stamp=stamp,
+                frame_id=frame_id,
+                distances=np.linalg.norm(xy[:, None] - xy[None], axis=-1),
+                top_k=top_k,
+            )
+            self._attention.publish(message)
+        if self._markers.get_subscription_count():
+            self._markers.publish(
+                attention_messages.to_markers(weights, decision.proposal.poses[:, :2], frame_id=frame_id, stamp=stamp)
+            )
+        if self._image.get_subscription_count():
+            self._image.publish(attention_messages.to_image(weights, frame_id=frame_id, stamp=stamp))
