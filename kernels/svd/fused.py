@@ -14,8 +14,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
+from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two, starts_early
 from attn_robotics.kernels.svd.naive import NOISE, Factorisation
 
 SWEEPS = 8  # a bound; equal eigenvalues take six, spectra that fall by a factor of ten three
@@ -27,8 +28,11 @@ CONVERGED = 3.0e-5
 def _gram(
     history, keep, partial, h_b, h_n, keep_b, items, splits, span,
     HAS_KEEP: tl.constexpr, ITEMS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Sum of outer products over one span of one history."""
+    if EARLY:
+        gdc_launch_dependents()
     split = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, WIDTH)
@@ -47,17 +51,22 @@ def _gram(
 
 @triton.jit
 def _jacobi(
-    partial, tokens, spectrum, energy, counts, splits, rank, sweeps,
-    WIDTH: tl.constexpr, NOISE: tl.constexpr, CONVERGED: tl.constexpr,
+    partial, tokens, spectrum, energy, counts, items, splits, rank, sweeps,
+    HAS_COUNTS: tl.constexpr, WIDTH: tl.constexpr, NOISE: tl.constexpr, CONVERGED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Eigen-decomposition of one Gram matrix; writes the leading `rank` components, scaled."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()  # for the partial sums
     b = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, WIDTH)
     square = i[:, None] * WIDTH + i[None, :]
     rows = tl.zeros((WIDTH, WIDTH), tl.float32)
     for split in range(splits):
         rows += tl.load(partial + (b * splits + split) * WIDTH * WIDTH + square)
-    count = tl.maximum(tl.load(counts + b), 1.0)
+    count = items * 1.0
+    if HAS_COUNTS:
+        count = tl.maximum(tl.load(counts + b).to(tl.float32), 1.0)
     rows = rows / count
     diagonal = i[:, None] == i[None, :]
     # In units of the trace, so that squares of eigenvalues stay in range.
@@ -115,8 +124,11 @@ def _jacobi(
 def _attend(
     q, keys, values, out, q_b, q_c, o_b, o_c, candidates, rank, scale,
     ROWS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, PRODUCT: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Softmax over plus and minus every token for one tile of queries."""
+    if EARLY:
+        gdc_wait()  # for whoever made tokens or queries
     b = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     r = tl.arange(0, RANK)
@@ -146,11 +158,12 @@ def attend_fused(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, rows:
     sets, candidates, width = q.shape
     rank, value = values.shape[1:]
     out = torch.empty((sets, candidates, value), dtype=q.dtype, device=q.device)
+    early = starts_early(q)
     with on_device_of(q):
         _attend[(triton.cdiv(candidates, rows), sets)](
             q, keys, values, out, *q.stride()[:2], *out.stride()[:2], candidates, rank, scale * LOG2_E,
             ROWS=rows, RANK=power_of_two(rank), WIDTH=width, VALUE=value, PRODUCT=interpreter_product(q.dtype),
-            num_warps=4,
+            EARLY=early, num_warps=4, launch_pdl=early,
         )  # fmt: skip
     return out
 
@@ -169,27 +182,17 @@ def factorise_fused(
     spectrum = torch.empty((sets, rank), dtype=torch.float32, device=device)
     energy = torch.empty((sets,), dtype=torch.float32, device=device)
     kept = None if keep is None else keep.to(torch.int8).contiguous()
-    if keep is None:
-        counts = torch.full((sets,), float(items), dtype=torch.float32, device=device)
-    else:
-        counts = keep.sum(1).to(torch.float32)
+    counts = None if keep is None else keep.sum(1)
+    early = starts_early(history)
     with on_device_of(history):
         _gram[(splits, sets)](
             history, kept, partial, *history.stride()[:2], items, items, splits, span,
-            HAS_KEEP=kept is not None, ITEMS=64, WIDTH=width, PRODUCT=interpreter_product(history.dtype), num_warps=4,
+            HAS_KEEP=kept is not None, ITEMS=64, WIDTH=width, PRODUCT=interpreter_product(history.dtype), EARLY=early,
+            num_warps=4,
         )  # fmt: skip
         _jacobi[(sets,)](
-            partial,
-            tokens,
-            spectrum,
-            energy,
-            counts,
-            splits,
-            rank,
-            sweeps,
-            WIDTH=width,
-            NOISE=NOISE,
-            CONVERGED=CONVERGED,
-            num_warps=warps,
-        )
+            partial, tokens, spectrum, energy, counts, items, splits, rank, sweeps,
+            HAS_COUNTS=counts is not None, WIDTH=width, NOISE=NOISE, CONVERGED=CONVERGED, EARLY=early,
+            num_warps=warps, launch_pdl=early,
+        )  # fmt: skip
     return Factorisation(tokens, spectrum, energy)

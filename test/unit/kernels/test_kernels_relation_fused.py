@@ -57,7 +57,7 @@ def test_gradient_kernel_matches_the_definition(queries, keys, rows, tile, devic
     leaves = [x.double().requires_grad_() for x in arguments[:5]]
     gradient = torch.randn(5, 2, queries, 24, device=device)
     truth = torch.autograd.grad(output(*leaves, arguments[5]), leaves, gradient.double())
-    found = sets_backward(*arguments, gradient, scale=24**-0.5, config=(tile, 4, 1))
+    found = sets_backward(*arguments, gradient, scale=24**-0.5, config=((tile, 4, 1, 1), (tile, 4, 1, 1)))
     for mine, true in zip(found, truth, strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
 
