@@ -383,15 +383,18 @@ class Engine:
         return True
 
     def _execute(self, model: LoadedModel, batch: Sequence[Request], lane: int) -> Executed:
-        try:
-            return model.backend.execute(batch, lane)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            log.warning('%s: out of memory, evicting idle models and trying once more', model.entry.name)
-        # Outside the handler, so that the exception's frames no longer hold tensors.
-        self._residency.evict_idle(model.backend.device, f'{model.entry.name} ran out of memory')
-        return model.backend.execute(batch, lane)
+        evicted = True
+        while True:
+            try:
+                return model.backend.execute(batch, lane)
+            except Exception as error:
+                if not is_out_of_memory(error) or not evicted:
+                    raise
+            # Outside the handler, so that the exception's frames no longer hold tensors. Where no idle model is left,
+            # one more try: memory that was cached in other sizes has been given back.
+            evicted = self._residency.evict_one(model.backend.device, f'{model.entry.name} ran out of memory')
+            what = 'evicted the least recently used idle model' if evicted else 'no idle model is left to evict'
+            log.warning('%s: out of memory, %s, trying again', model.entry.name, what)
 
     def _answer(
         self, model: LoadedModel, batch: Sequence[Request], executed: Executed, started: float, wall: float
@@ -439,7 +442,9 @@ _DROPPED: dict[Reason, str] = {
 def _translate(model: LoadedModel, error: Exception) -> EngineError:
     if is_out_of_memory(error):
         return EngineError(
-            'out_of_memory', f'{model.entry.name} ran out of memory twice; send smaller requests or unload a model'
+            'out_of_memory',
+            f'{model.entry.name} ran out of memory and no idle model is left to evict; send smaller requests or '
+            'unload a model',
         )
     return EngineError('backend', f'{model.entry.name} failed: {describe(error)}')
 

@@ -260,28 +260,35 @@ class Residency:
     def _memory(self, device: str) -> int:
         return sum(model.memory_bytes for model in self._held if model.backend.device == device)
 
-    def evict_idle(self, device: str, why: str, needed: int | None = None, keep: str = '') -> None:
-        """Close idle models of a device, least recently used first, until `needed` bytes fit; all when None."""
-        while True:
-            with self._lock:
-                if needed is not None and (self._budget is None or self._memory(device) + needed <= self._budget):
-                    break
-                idle = [
-                    model
-                    for name, model in self._models.items()
-                    if model.backend.device == device and name != keep and not model.pending and model.memory_bytes
-                ]
-                # A stream's state would be lost with its model.
-                idle = [model for model in idle if not len(model.streams)]
-                if not idle:
-                    break
-                oldest = min(idle, key=lambda model: model.used)
+    def evict_one(self, device: str, why: str, keep: str = '') -> bool:
+        """Close the least recently used idle model of a device and give its memory back; False when there is none."""
+        with self._lock:
+            idle = [
+                model
+                for name, model in self._models.items()
+                if model.backend.device == device and name != keep and not model.pending and model.memory_bytes
+            ]
+            # A stream's state would be lost with its model.
+            idle = [model for model in idle if not len(model.streams)]
+            oldest = min(idle, key=lambda model: model.used, default=None)
+            if oldest is not None:
                 del self._models[oldest.entry.name]
                 self._notes[oldest.entry.name] = (ModelState.UNLOADED, f'evicted: {why}')
-            log.warning('%s evicted: %s', oldest.entry.name, why)
-            self._close_model(oldest)
-        if needed is None:
+        if oldest is None:
             give_back()
+            return False
+        log.warning('%s evicted: %s', oldest.entry.name, why)
+        self._close_model(oldest)
+        return True
+
+    def _make_room(self, device: str, needed: int, why: str, keep: str) -> None:
+        """Evict until `needed` bytes fit the budget or no idle model is left."""
+        while True:
+            with self._lock:
+                if self._budget is None or self._memory(device) + needed <= self._budget:
+                    return
+            if not self.evict_one(device, why, keep):
+                return
 
     def _load(self, name: str, on_progress: Callable[[Progress], None] | None) -> ModelStatus:
         def step(stage: str, done: int, total: int) -> None:
@@ -326,7 +333,7 @@ class Residency:
         device = model.backend.device
         with self._lock:  # what was unloaded a moment ago must not count against the budget
             self._idle.wait_for(lambda: not any(m.on_idle is not None and not m.pending for m in self._held))
-        self.evict_idle(device, f'room for {name}', model.memory_bytes, keep=name)
+        self._make_room(device, model.memory_bytes, f'room for {name}', name)
         with self._lock:
             free = None if self._budget is None else self._budget - self._memory(device)
             fits = (free is None or model.memory_bytes <= free) and not self._closed
@@ -351,20 +358,28 @@ class Residency:
     def _open(
         self, entry: ModelEntry, metrics: ModelMetrics, streams: StreamStore, step: Callable[[str, int, int], None]
     ) -> LoadedModel:
-        try:
-            return open_model(entry, metrics, streams, step, self._clock)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            log.warning('%s: out of memory while loading, evicting idle models and trying once more', entry.name)
-        for device in {model.backend.device for model in list(self._models.values())}:
-            self.evict_idle(device, f'{entry.name} ran out of memory while loading', keep=entry.name)
-        try:
-            return open_model(entry, metrics, streams, step, self._clock)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise EngineError('out_of_memory', f'{entry.name} does not fit in memory: {describe(error)}') from error
+        why = f'{entry.name} ran out of memory while loading'
+        evicted = True
+        while True:
+            try:
+                return open_model(entry, metrics, streams, step, self._clock)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = describe(error)
+            if not evicted:
+                raise EngineError(
+                    'out_of_memory', f'{entry.name} does not fit in memory and no idle model is left: {failure}'
+                )
+            evicted = self.evict_one(self._device_of(entry), why, keep=entry.name)
+            log.warning('%s: out of memory while loading, trying again', entry.name)
+
+    def _device_of(self, entry: ModelEntry) -> str:
+        """Where an entry that is not open yet will be: auto means the first CUDA device wherever there is one."""
+        if entry.device not in ('auto', 'cuda'):
+            return entry.device
+        used = {model.backend.device for model in list(self._models.values())}
+        return 'cuda:0' if entry.device == 'cuda' or 'cuda:0' in used else 'cpu'
 
 
 def bare(error: BaseException) -> None:

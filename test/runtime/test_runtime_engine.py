@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from engine_world import Fragile, Gate, Shelf, rows
 
+from attn_robotics.runtime import residency
 from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.batching import ModelQueue
 from attn_robotics.runtime.engine import Engine, ModelState
@@ -253,15 +255,47 @@ def test_a_busy_model_is_never_evicted(shelf: Shelf, make_engine: Make, gate: ty
     future.result(30)
 
 
-def test_running_out_of_memory_evicts_and_tries_once_more(shelf: Shelf, engine: Engine) -> None:
-    put_affine(shelf, 'idle')
+@pytest.mark.parametrize('failures', [1, 2, 3])
+def test_running_out_of_memory_evicts_one_idle_model_after_the_other(
+    shelf: Shelf, engine: Engine, failures: int
+) -> None:
+    put_affine(shelf, 'old', 'new', 'newest')
     shelf.put('m', 'fragile')
-    engine.load('idle').result(30)
-    engine.load('m').result(30)
-    Fragile.out_of_memory = 1
+    for name in ('new', 'old', 'newest', 'm'):
+        engine.load(name).result(30)
+    for name in ('new', 'newest'):
+        engine.infer(name, {'x': np.zeros((1, 100), np.float32)})
+    Fragile.out_of_memory = failures
     np.testing.assert_array_equal(engine.infer('m', rows(99)).outputs['y'], rows(99)['x'])
-    assert engine.status('idle').state == ModelState.UNLOADED
-    assert 'ran out of memory' in engine.status('idle').reason
+    gone = [name for name in ('old', 'new', 'newest') if engine.status(name).state == ModelState.UNLOADED]
+    assert gone == ['old', 'new', 'newest'][:failures]
+    assert all('ran out of memory' in engine.status(name).reason for name in gone)
+    assert dropped(engine, 'm') == {}
+
+
+def test_a_load_that_runs_out_of_memory_evicts_one_idle_model_after_the_other(
+    shelf: Shelf, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_affine(shelf, 'old', 'new')
+    for name in ('old', 'new'):
+        engine.load(name).result(30)
+    real = residency.open_model
+    left = [1]
+
+    def scarce(*arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError('CUDA out of memory (pretended)')
+        return real(*arguments)
+
+    monkeypatch.setattr(residency, 'open_model', scarce)
+    shelf.put('m', 'identity')
+    assert engine.load('m').result(30).state == ModelState.READY
+    assert [engine.status(name).state for name in ('old', 'new')] == [ModelState.UNLOADED, ModelState.READY]
+    left[0] = 3
+    shelf.put('huge', 'identity')
+    error = refusal(lambda: engine.load('huge').result(30))
+    assert error.reason == 'out_of_memory' and 'no idle model is left' in str(error) and '\n' not in str(error)
 
 
 def test_running_out_of_memory_twice_is_refused_and_the_engine_lives_on(shelf: Shelf, engine: Engine) -> None:
