@@ -309,6 +309,110 @@ def test_running_out_of_memory_twice_is_refused_and_the_engine_lives_on(shelf: S
     engine.infer('m', rows(99))
 
 
+@pytest.fixture
+def evicted(shelf: Shelf, make_engine: Make) -> Engine:
+    """An engine with room for one of `a`, `b`, `c`: `a` was loaded first and had to go."""
+    size = put_affine(shelf, 'a', 'b', 'c')
+    engine = make_engine(budget_bytes=size + 10)
+    for name in 'ab':
+        engine.load(name).result(30)
+    assert engine.status('a').state == ModelState.UNLOADED
+    return engine
+
+
+X = {'x': np.zeros((1, 100), np.float32)}
+
+
+def test_a_model_that_was_evicted_comes_back_when_somebody_asks(evicted: Engine) -> None:
+    assert evicted.entry('a').name == 'a'
+    first = evicted.infer('a', X, deadline_s=30).outputs['y']
+    assert evicted.status('a').state == ModelState.READY
+    assert evicted.status('b').state == ModelState.UNLOADED  # for which another one went
+    np.testing.assert_array_equal(evicted.submit('b', X, deadline_s=30).result(30).outputs['y'].shape, first.shape)
+    assert dropped(evicted, 'a') == dropped(evicted, 'b') == {}
+
+
+def test_clients_of_more_models_than_fit_are_all_answered(evicted: Engine) -> None:
+    failures: list[BaseException] = []
+
+    def client(name: str) -> None:
+        for turn in range(8):
+            try:
+                ask = evicted.infer if turn % 2 else lambda *a, **k: evicted.submit(*a, **k).result(30)
+                ask(name, X, deadline_s=30)
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=client, args=(name,)) for name in 'abab']
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+
+
+def test_many_who_ask_for_an_evicted_model_wait_for_one_load(evicted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, opened = residency.open_model, []
+    monkeypatch.setattr(residency, 'open_model', lambda entry, *rest: opened.append(entry.name) or real(entry, *rest))
+    futures = [evicted.submit('a', X, deadline_s=30) for _ in range(5)]
+    for future in futures:
+        future.result(30)
+    assert opened == ['a']
+
+
+def test_requests_that_wait_for_a_load_are_bounded_can_be_cancelled_and_expire(
+    evicted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    real = residency.open_model
+    monkeypatch.setattr(residency, 'open_model', lambda *arguments: held.wait(30) and real(*arguments))
+    limit = evicted.entry('a').queue_limit
+    futures = [evicted.submit('a', X, deadline_s=30) for _ in range(limit)]
+    assert refusal(lambda: evicted.submit('a', X).result(30)).reason == 'queue_full'
+    assert futures[1].cancel()
+    evicted.submit('b', X).result(30)  # others are served meanwhile
+    held.set()
+    futures[0].result(30)
+    futures[2].result(30)
+    counted = dropped(evicted, 'a')
+    assert counted.pop('queue_full') == 1 and counted.pop('cancelled') == 1
+
+
+def test_who_waits_for_an_evicted_model_beyond_the_deadline_gets_one_clear_error(
+    evicted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    real = residency.open_model
+    monkeypatch.setattr(residency, 'open_model', lambda *arguments: held.wait(30) and real(*arguments))
+    error = refusal(lambda: evicted.infer('a', X, deadline_s=0.05))
+    assert error.reason == 'expired' and 'still being loaded' in str(error)
+    held.set()
+    evicted.infer('a', X, deadline_s=30)
+    assert dropped(evicted, 'a') == {'expired': 1}
+
+
+def test_an_evicted_model_that_can_not_come_back_is_one_clear_error_and_is_not_tried_again(
+    evicted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise EngineError('bad_weights', 'the file is gone')
+
+    monkeypatch.setattr(residency, 'open_model', broken)
+    for ask in (evicted.infer, lambda name, x: evicted.submit(name, x).result(30)):
+        error = refusal(lambda ask=ask: ask('a', X))
+        assert error.reason in ('bad_weights', 'not_loaded')
+    assert evicted.status('a').state == ModelState.FAILED
+    assert dropped(evicted, 'a') == {'bad_weights': 1, 'not_loaded': 1}
+    evicted.infer('b', X)
+
+
+def test_an_evicted_model_that_is_unloaded_stays_away(evicted: Engine) -> None:
+    evicted.unload('a').result(30)
+    assert refusal(lambda: evicted.infer('a', X)).reason == 'not_loaded'
+    assert evicted.status('a').reason == ''
+    assert refusal(lambda: evicted.unload('a')).reason == 'not_loaded'
+
+
 @pytest.mark.parametrize(('value', 'reason'), [(13, 'backend'), (14, 'bad_output')])
 def test_in_a_shared_batch_only_the_request_that_breaks_the_model_fails(
     shelf: Shelf, closed_gate: type[Gate], engine: Engine, value: int, reason: str
