@@ -93,6 +93,19 @@ def test_ties_go_to_the_most_recent_item():
     assert select_items(torch.zeros(1, 8, 8), None, 2, 0)[0, 7].tolist() == [6, 7, -1]
 
 
+def test_items_that_nobody_selects_may_change_places():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 16, 4, dtype=torch.float64)
+    preference = torch.randn(1, 16, 16)
+    preference[:, 12:, :6] = -100.0  # what lies far back is nobody's choice any more
+    index = select_items(preference, None, 3, 1)
+    assert (index[0, 12:][index[0, 12:] >= 0] >= 6).all()
+    order = torch.cat([torch.randperm(6), torch.arange(6, 16)])
+    one = attend_items(q, k, v, index, None, activation='softmax', scale=0.5)
+    other = attend_items(q, k[:, :, order], v[:, :, order], index, None, activation='softmax', scale=0.5)
+    assert torch.equal(one[:, :, 12:], other[:, :, 12:])
+
+
 @pytest.mark.parametrize('activation', ['softmax', 'silu'])
 def test_selecting_everything_is_dense(activation):
     q, k, v = torch.randn(3, 1, 2, 9, 4, dtype=torch.float64)
