@@ -2,9 +2,9 @@
 
 One-sided cyclic Jacobi with the tournament ordering: a sweep is d - 1 rounds, a round turns d / 2 disjoint pairs of
 rows of the Gram matrix until all rows are orthogonal. They are then its eigenvectors, as long as their eigenvalues:
-neither columns nor a separate basis have to be turned. Pairs sit opposite each other and rows move between rounds, always
-in the same way, so that no round has to look for partners. Library solvers run one small problem at a time, so a batch
-costs them far more than its arithmetic.
+neither columns nor a separate basis have to be turned. Pairs sit opposite each other and rows move between rounds, in
+the same way each time, so that no round has to look for partners. Library solvers run one small problem at a time, so a
+batch costs them far more than its arithmetic.
 """
 
 # Triton's language only looks like Python: types inside kernels mean nothing to mypy.

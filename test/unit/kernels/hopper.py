@@ -103,7 +103,7 @@ def relation_tiles() -> None:
 def relation_flash() -> None:
     from attn_robotics.kernels.relation.flash import flash_forward
 
-    flash_forward(*relation(1, 1024), scale=0.125)
+    flash_forward(*relation(1, 1024), scale=0.125, config=(16, 128, 4, 1, 4))  # also joins spans
 
 
 def relation_backward() -> None:

@@ -4,6 +4,7 @@ import torch
 from attn_robotics.kernels import dispatch
 from attn_robotics.kernels.relation import fused, relation_attention
 from attn_robotics.kernels.relation.backward import sets_backward
+from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.fused import relation_forward
 from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
 
@@ -133,3 +134,29 @@ def test_sets_without_neighbours_get_zero_gradients_and_touch_no_table(device, p
     arguments[5].fill_(-1)
     for found in sets_backward(*arguments, torch.randn(3, 2, 8, 16, device=device), scale=0.25):
         assert (found == 0).all()
+
+
+@pytest.mark.parametrize('splits', [1, 2, 5])
+@pytest.mark.parametrize(('queries', 'keys', 'width'), [(20, 70, 24), (32, 64, 16), (1, 200, 16)], ids=str)
+def test_keys_may_be_split_among_programs(queries, keys, width, splits, device, poisoned_empty):
+    arguments = make(2, 2, queries, keys, width, 41, torch.float32, device)
+    arguments[5][1, :, : keys // 2] = -1  # a span in which nobody is heard
+    found = flash_forward(*arguments, scale=width**-0.5, config=(16, 32, 4, 1, splits))
+    torch.testing.assert_close(found, output(*arguments), rtol=1e-4, atol=1e-4)
+    assert (found[0, :, 0] == 0).all()
+
+
+def test_from_the_size_where_it_wins_keys_are_walked_through_after_the_products(device, monkeypatch):
+    monkeypatch.setattr(fused, 'FLASH_FROM', 40)
+    taken = []
+    monkeypatch.setattr(fused, 'flash_forward', lambda *a, **k: taken.append(a[1].shape[2]) or flash_forward(*a, **k))
+    for keys in (39, 40):
+        arguments = make(1, 1, 20, keys, 16, 9, torch.float32, device)
+        with dispatch.forcing('fused'):
+            torch.testing.assert_close(output(*arguments), output_of_definition(arguments), rtol=1e-4, atol=1e-4)
+    assert taken == [40]
+
+
+def output_of_definition(arguments):
+    with dispatch.forcing('naive'):
+        return output(*arguments)
