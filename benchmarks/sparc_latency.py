@@ -23,6 +23,7 @@ from attn_robotics.systems.sparc.expert import rollout
 from attn_robotics.systems.sparc.report import Row, conditions, table, write_json
 from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig
 
+PARTS = ('decision', 'policy', 'shield_of_decision', 'search_ahead')
 FLEETS = ((8, 20), (128, 40), (1024, 113))
 WARM_UP = 10
 
@@ -40,7 +41,7 @@ def time_shield(robots: int, size: int, steps: int) -> list[Row]:
     distances = distance_fields(instance.grid, instance.goals)
     shield, rng = Shield(instance.grid, ShieldConfig()), np.random.default_rng(0)
     priorities, cells = Priorities(robots, 0), instance.starts
-    spent: dict[str, list[float]] = {'shield': [], 'shield_swap': [], 'shipped_decision': []}
+    spent: dict[str, list[float]] = {'shield': [], 'shield_swap': [], 'shipped_decision': [], 'search_ahead': []}
     for _ in tqdm(range(steps + WARM_UP), desc=f'shield {case}', disable=not sys.stderr.isatty()):
         log_probs = np.log(rng.dirichlet(np.full(5, 0.3), robots) + 1e-9)
         for name, swap in (('shield', False), ('shield_swap', True)):
@@ -51,7 +52,10 @@ def time_shield(robots: int, size: int, steps: int) -> list[Row]:
             spent[name].append(time.perf_counter() - begin)
         begin = time.perf_counter()
         shield.decide(cells, log_probs, priorities.values, instance.goals, distances, rng=rng)
-        spent['shipped_decision'].append(time.perf_counter() - begin)
+        middle = time.perf_counter()
+        shield.prepare()
+        spent['shipped_decision'].append(middle - begin)
+        spent['search_ahead'].append(time.perf_counter() - middle)
         gained = shield.steps_gained(cells, distances)
         actions = shield.resolve(cells, gained, priorities.values, rng=rng, goals=instance.goals, distances=distances)
         cells = cells + MOVES[actions]
@@ -60,13 +64,16 @@ def time_shield(robots: int, size: int, steps: int) -> list[Row]:
 
 
 def time_decision(robots: int, size: int, steps: int, device: str, backend: str) -> list[Row]:
-    """Time the joint decision of a fleet, observation to shielded actions, and its two halves."""
+    """Time the joint decision of a fleet, observation to shielded actions, and its parts.
+
+    The search for ways out of deadlocks is made when the actions are out, so it is timed beside the decision.
+    """
     from attn_robotics.systems.sparc.policy import SparcPolicy
 
     policy = SparcPolicy.load(device=device, backend=backend)
     where = 'onnxruntime' if policy.backend == 'onnxruntime' else device.split(':')[0]
     case = f'{robots}x{size}/0.30'
-    spent: dict[str, list[float]] = {f'{part}_{where}': [] for part in ('decision', 'policy', 'shield_of_decision')}
+    spent: dict[str, list[float]] = {f'{part}_{where}': [] for part in PARTS}
     seed = 0
     while len(spent[f'decision_{where}']) < steps + WARM_UP:
         instance = random_instance(size, 0.3, robots, seed)
@@ -80,6 +87,8 @@ def time_decision(robots: int, size: int, steps: int, device: str, backend: str)
             middle = time.perf_counter()
             actions = shield.decide(cells, log_probs, policy.priorities, instance.goals, distances, rng=rng)
             end = time.perf_counter()
+            shield.prepare()
+            spent[f'search_ahead_{where}'].append(time.perf_counter() - end)
             spent[f'decision_{where}'].append(end - begin)
             spent[f'policy_{where}'].append(middle - begin)
             spent[f'shield_of_decision_{where}'].append(end - middle)
@@ -88,6 +97,41 @@ def time_decision(robots: int, size: int, steps: int, device: str, backend: str)
                 break
         seed += 1
     return [row for name, seconds in spent.items() for row in percentiles(name, case, seconds)]
+
+
+def time_stages(robots: int, size: int, steps: int, device: str) -> list[Row]:
+    """Time the parts of the policy's decision on a GPU, each captured by itself, launch and wait included."""
+    import torch
+
+    from attn_robotics.systems.sparc.policy import SparcPolicy
+
+    instance = random_instance(size, 0.3, robots, 0)
+    policy = SparcPolicy.load(device=device)
+    policy.reset(instance.grid, instance.goals)
+    policy.step(instance.starts)
+    captured, rows = policy.captured, list[Row]()
+    if captured is None:
+        raise ValueError(f'stages are timed on a GPU, not on {device}')
+    stream = torch.cuda.Stream()
+    graphs = []  # all are kept: each reads what the graph before it holds
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        for _ in range(3):
+            for stage in captured.stages().values():
+                stage()
+        stream.synchronize()
+        for name, stage in captured.stages().items():
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                stage()
+            graphs.append(graph)
+            seconds = []
+            for _ in range(steps + WARM_UP):
+                begin = time.perf_counter()
+                graph.replay()
+                stream.synchronize()
+                seconds.append(time.perf_counter() - begin)
+            rows += percentiles(f'{name}_cuda', f'{robots}x{size}/0.30', seconds)
+    return rows
 
 
 def time_experts() -> list[Row]:
@@ -109,7 +153,9 @@ def main() -> int:
     """Run the benchmark; returns the exit code."""
     parser = argparse.ArgumentParser(description='Latency of the parts of a SPARC decision on this machine.')
     parser.add_argument(
-        '--parts', default='shield,experts', help='comma-separated: shield, experts, decision (default shield,experts)'
+        '--parts',
+        default='shield,experts',
+        help='comma-separated: shield, experts, decision, stages (default shield,experts)',
     )
     parser.add_argument('--device', default='cpu', help='of the decision (default cpu)')
     parser.add_argument('--backend', choices=('auto', 'torch', 'onnxruntime'), default='auto', help='of the decision')
@@ -118,8 +164,9 @@ def main() -> int:
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args()
     parts = args.parts.split(',')
-    if unknown := set(parts) - {'shield', 'experts', 'decision'}:
-        print(f'sparc_latency: no part {sorted(unknown)[0]!r}; there are shield, experts and decision', file=sys.stderr)
+    if unknown := set(parts) - {'shield', 'experts', 'decision', 'stages'}:
+        known = 'shield, experts, decision and stages'
+        print(f'sparc_latency: no part {sorted(unknown)[0]!r}; there are {known}', file=sys.stderr)
         return 2
     wanted = [int(count) for count in args.robots.split(',')] if args.robots else [robots for robots, _ in FLEETS]
     fleets = [(robots, size) for robots, size in FLEETS if robots in wanted]
@@ -127,10 +174,15 @@ def main() -> int:
     if 'shield' in parts:
         for robots, size in fleets:
             rows += time_shield(robots, size, args.steps)
-    if 'decision' in parts:
-        for robots, size in fleets:
+    for robots, size in fleets:
+        for part in ('decision', 'stages'):
+            if part not in parts:
+                continue
             try:
-                rows += time_decision(robots, size, args.steps, args.device, args.backend)
+                if part == 'decision':
+                    rows += time_decision(robots, size, args.steps, args.device, args.backend)
+                else:
+                    rows += time_stages(robots, size, args.steps, args.device)
             except ValueError as error:
                 print(f'sparc_latency: {error}', file=sys.stderr)
                 return 2

@@ -86,6 +86,7 @@ def run(robots: int, size: int, density: float, seed: int, radio: Radio, max_tic
                 for other in range(robots):
                     if other != index:
                         ears[other].push(note, now_s)
+            agent.prepare()
         if all(agent.has_arrived for agent in agents) and (cells == instance.goals).all():
             break
     solved = bool((cells == instance.goals).all())

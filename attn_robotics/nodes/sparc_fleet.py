@@ -303,6 +303,7 @@ class SparcFleet(AttnNode):
         if fleet is not None:
             self._decided = fleet.evaluate(proposal)
             self._problem = ''
+            fleet.prepare()
         self._deciding = False
 
     def _on_evaluate_error(self, error: BaseException) -> None:

@@ -238,6 +238,7 @@ class SparcRobot(AttnNode):
         if self._problem:
             velocity = (0.0, 0.0)
         self._command.publish(to_twist(*velocity))
+        agent.prepare()
 
     def _send(self, now_s: float) -> None:
         """Send a new note at once, and the same again as a heartbeat."""

@@ -52,6 +52,7 @@ TASKS: tuple[tuple[str, ...], ...] = (
     ),
 )  # fmt: skip
 ACTIONS: tuple[str, ...] = tuple(dict.fromkeys(action for task in TASKS for action in task))
+BACKGROUND = len(ACTIONS)  # number of the look that shows no action
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Kitchens:
     """Looks of actions and of kitchens.
 
     A frame is the action's unit vector, plus a bias of the kitchen, plus an offset of the action in that kitchen, both
-    of length `shift`, plus noise.
+    of length `shift`, plus noise. A frame of background shows a vector of its own instead, the same for all actions.
 
     Attributes:
         seed: of everything.
@@ -68,6 +69,7 @@ class Kitchens:
         noise: standard deviation of every feature.
         distraction: probability that the next action has nothing to do with the task.
         switch: probability that a new task begins before the old one ends.
+        background: probability that a frame shows background, whatever is done.
     """
 
     seed: int = 0
@@ -76,24 +78,25 @@ class Kitchens:
     noise: float = 0.12
     distraction: float = 0.15
     switch: float = 0.04
+    background: float = 0.0
 
     @cached_property
     def looks(self) -> Array:
-        """(K, features) unit vector of every action."""
-        return _directions(np.random.default_rng([self.seed, 0]), len(ACTIONS), self.features)
+        """(K + 1, features) unit vector of every action and of background."""
+        return _directions(np.random.default_rng([self.seed, 0]), BACKGROUND + 1, self.features)
 
     def of_kitchen(self, kitchen: int) -> Array:
-        """(K, features) mean frame of every action in one kitchen; a number is always the same kitchen."""
+        """(K + 1, features) mean frames in one kitchen, background last; a number is always the same kitchen."""
         rng = np.random.default_rng([self.seed, 1, kitchen])
         bias = _directions(rng, 1, self.features)
-        offsets = _directions(rng, len(ACTIONS), self.features)
+        offsets = _directions(rng, BACKGROUND + 1, self.features)
         return self.looks + np.float32(self.shift) * (bias + offsets)
 
     def frames(self, labels: Labels, kitchens: Labels, rng: np.random.Generator) -> Array:
         """Show actions.
 
         Args:
-            labels: (N, T) actions.
+            labels: (N, T) actions, or `BACKGROUND`.
             kitchens: (N,) in which kitchen each row is.
             rng: of the noise.
 
@@ -101,7 +104,7 @@ class Kitchens:
             (N, T, features) frames.
         """
         known, place = np.unique(kitchens, return_inverse=True)
-        means = np.stack([self.of_kitchen(int(kitchen)) for kitchen in known])  # (kitchens, K, features)
+        means = np.stack([self.of_kitchen(int(kitchen)) for kitchen in known])  # (kitchens, K + 1, features)
         noise = rng.standard_normal((*labels.shape, self.features), np.float32)
         return means[place[:, None], labels] + np.float32(self.noise) * noise
 
@@ -120,11 +123,17 @@ class Kitchens:
         rng = np.random.default_rng([self.seed, 2, seed])
         labels = np.stack([_walk(rng, steps + 1, self.distraction, self.switch) for _ in range(count)])
         where = np.asarray(kitchens)[np.arange(count) % len(kitchens)]
-        return self.frames(labels[:, :-1], where, rng), labels
+        shown = np.where(self.hides(count, steps, seed), BACKGROUND, labels[:, :-1])
+        return self.frames(shown, where, rng), labels
+
+    def hides(self, count: int, steps: int, seed: int) -> NDArray[np.bool_]:
+        """(N, T) which frames of `draw` with the same arguments show background."""
+        hidden: NDArray[np.bool_] = np.random.default_rng([self.seed, 4, seed]).random((count, steps)) < self.background
+        return hidden
 
 
 _NUMBER = {action: number for number, action in enumerate(ACTIONS)}
-_STEPS = np.array([[_NUMBER[action] for action in task] for task in TASKS])
+STEPS = np.array([[_NUMBER[action] for action in task] for task in TASKS])
 
 
 def word_groups(part: int) -> tuple[tuple[str, ...], Labels]:
@@ -136,7 +145,7 @@ def word_groups(part: int) -> tuple[tuple[str, ...], Labels]:
 
 def adjacent_pairs() -> list[tuple[int, int]]:
     """Pairs (a, b) of action numbers where b follows a in a task."""
-    return sorted({(int(a), int(b)) for task in _STEPS for a, b in pairwise(task)})
+    return sorted({(int(a), int(b)) for task in STEPS for a, b in pairwise(task)})
 
 
 def _walk(rng: np.random.Generator, steps: int, distraction: float, switch: float) -> Labels:
@@ -150,14 +159,14 @@ def _walk(rng: np.random.Generator, steps: int, distraction: float, switch: floa
 
 def _actions(rng: np.random.Generator, distraction: float, switch: float) -> Iterator[int]:
     """Actions of one person, for ever."""
-    task, place = int(rng.integers(len(_STEPS))), int(rng.integers(5))
+    task, place = int(rng.integers(len(STEPS))), int(rng.integers(5))
     while True:
-        if place == len(_STEPS[task]) or rng.random() < switch:
-            task, place = int(rng.integers(len(_STEPS))), 0
+        if place == len(STEPS[task]) or rng.random() < switch:
+            task, place = int(rng.integers(len(STEPS))), 0
         if rng.random() < distraction:
             yield int(rng.integers(len(ACTIONS)))
         else:
-            yield int(_STEPS[task][place])
+            yield int(STEPS[task][place])
             place += 1
 
 
@@ -175,7 +184,7 @@ class Player:
         self._rng = np.random.default_rng([world.seed, 3, seed])
         self._walk = _actions(self._rng, world.distraction, world.switch)
         self._means = world.of_kitchen(kitchen)
-        self._noise = np.float32(world.noise)
+        self._noise, self._background = np.float32(world.noise), world.background
         self._step_s = step_s
         self._action, self._left_s = next(self._walk), float(self._rng.integers(1, 4))
 
@@ -184,7 +193,8 @@ class Player:
         if self._left_s < self._step_s / 2:
             self._action, self._left_s = next(self._walk), self._left_s + float(self._rng.integers(1, 4))
         self._left_s -= self._step_s
-        mean = self._means[self._action]
+        hidden = self._background > 0.0 and self._rng.random() < self._background
+        mean = self._means[BACKGROUND if hidden else self._action]
         frame: Array = mean + self._noise * self._rng.standard_normal(mean.shape, np.float32)
         return self._action, frame
 

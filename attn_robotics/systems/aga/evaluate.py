@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from attn_robotics.systems.aga.config import AgaConfig
-from attn_robotics.systems.aga.data import adjacent_pairs, word_groups
+from attn_robotics.systems.aga.data import Kitchens, adjacent_pairs, word_groups
+from attn_robotics.systems.aga.fresh import Sets
 from attn_robotics.systems.aga.model import AgaNetwork
 from attn_robotics.systems.aga.pictures import draw_comparison, draw_stream, draw_table
 from attn_robotics.systems.aga.processor import mean_top5_recall, read_card, read_network, sum_groups
@@ -29,7 +30,6 @@ from attn_robotics.systems.aga.train import (
     TRAIN_KITCHENS,
     VALIDATION,
     Case,
-    Sets,
     build_replicas,
     last_logits,
     recalls,
@@ -71,22 +71,49 @@ def adjacent_share(network: AgaNetwork) -> float:
     return 100.0 * float(np.mean([table[b, a] > medians[b] for a, b in adjacent_pairs()]))
 
 
-def gate_means(gates: NDArray[np.float32], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean gate at steps that show the same action as the step before, and at steps that show a new one."""
-    stays = labels[:, 1:-1] == labels[:, :-2]
-    return float(gates[:, 1:][stays].mean()), float(gates[:, 1:][~stays].mean())
+@dataclass(frozen=True)
+class Inside:
+    """What is seen inside R networks.
+
+    Attributes:
+        values: (R, 4) share of adjacent pairs [%]; mean gate at steps that show the same action as the step before,
+            a new one, and background (NaN without any).
+    """
+
+    values: NDArray[np.float64]
+
+    def rows(self, which: str) -> list[Row]:
+        """Rows over seeds; background only where there is some."""
+        pairs, same, new, background = self.values.T
+        rows = [
+            over_seeds(f'evidence_pairs/{which}', list(pairs), '%', target=PAIRS_TARGET),
+            over_seeds(f'gate_same_action/{which}', list(same)),
+            over_seeds(f'gate_new_action/{which}', list(new)),
+            over_seeds(f'gate_difference/{which}', list(new - same)),
+        ]
+        if np.isfinite(background).all():
+            rows.append(over_seeds(f'gate_background/{which}', list(background)))
+            rows.append(over_seeds(f'gate_background_difference/{which}', list(background - (same + new) / 2)))
+        return rows
 
 
-def analyse(replicas: Replicas, sets: Sets, config: AgaConfig, chosen: Sequence[int]) -> NDArray[np.float64]:
-    """(chosen, 3): share of adjacent pairs [%], gate when the action stays, gate when it changes."""
+def analyse(
+    replicas: Replicas, sets: Sets, config: AgaConfig, chosen: Mapping[int, Kitchens], count: int = 500
+) -> Inside:
+    """Look into replicas, each with the world that `sets` were drawn from; steps of background stand apart."""
     found = []
-    for replica in chosen:
+    for replica, world in chosen.items():
         network = AgaNetwork(config).eval()
         network.load_state_dict({name: value.cpu() for name, value in replicas.state_of(replica).items()})
+        frames, labels = sets.frames[replica].cpu(), sets.labels[replica].cpu().numpy()
+        hidden = world.hides(frames.shape[0], frames.shape[1], TEST)[:count, 1:]
         with torch.no_grad():
-            gates = network.gates(sets.frames[replica, :500].cpu()).numpy()
-        found.append((adjacent_share(network), *gate_means(gates, sets.labels[replica, :500].cpu().numpy())))
-    return np.array(found)
+            gates = network.gates(frames[:count]).numpy()[:, 1:]
+        stays = (labels[:, 1:-1] == labels[:, :-2])[:count]
+        parts = (stays & ~hidden, ~stays & ~hidden, hidden)
+        means = [float(gates[part].mean()) if part.any() else np.nan for part in parts]
+        found.append((adjacent_share(network), *means))
+    return Inside(np.array(found))
 
 
 def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[list[Row], Sequence[int]]:
@@ -115,18 +142,15 @@ def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[li
             drop = scores[name].test[index] - scores[name].validation[index]
             rows.append(over_seeds(f'mt5r_drop/{which}', list(drop), '%'))
             if name == 'aga':
-                first = index * len(seeds)
-                found = analyse(replicas, test, config, range(first, first + len(seeds)))
-                rows.append(over_seeds(f'evidence_pairs/{which}', list(found[:, 0]), '%', target=PAIRS_TARGET))
-                rows.append(over_seeds(f'gate_same_action/{which}', list(found[:, 1])))
-                rows.append(over_seeds(f'gate_new_action/{which}', list(found[:, 2])))
-                rows.append(over_seeds(f'gate_difference/{which}', list(found[:, 2] - found[:, 1])))
+                of_case = range(index * len(seeds), (index + 1) * len(seeds))
+                known = dict(zip(of_case, worlds_of(seeds, [case]), strict=True))
+                rows += analyse(replicas, test, config, known).rows(which)
     cases, seeds = [tuple(case) for case in facts['cases']], facts['seeds']
     for index, case in enumerate(cases):
         rows += relations(scores, index, words(case))
     if pictures is not None:
-        for noise in sorted({noise for _, noise in cases}):
-            chosen = sorted(index for index, case in enumerate(cases) if case[1] == noise)
+        for noise in sorted({case[1] for case in cases}):
+            chosen = [index for index, case in enumerate(cases) if case[1] == noise and not any(case[2:])]
             chosen.sort(key=lambda index: cases[index][0])
             kinds = {name: (one.validation[chosen].mean(1), one.test[chosen]) for name, one in scores.items()}
             draw_comparison(pictures / f'comparison_{noise:g}.png', [cases[i][0] for i in chosen], kinds)
@@ -135,7 +159,8 @@ def compare(runs: Path, device: torch.device, pictures: Path | None) -> tuple[li
 
 def words(case: Case) -> str:
     """A case in row names."""
-    return f'shift {case[0]:g} noise {case[1]:g}'
+    names = ('shift', 'noise', 'background')
+    return ' '.join(f'{name} {value:g}' for name, value in zip(names, case, strict=False))
 
 
 def relations(scores: Mapping[str, Scores], index: int, case: str) -> list[Row]:
@@ -170,7 +195,7 @@ def measure_shipped(device: torch.device, pictures: Path | None) -> tuple[list[R
     rows = []
     home = tuple(recipe['case'])
     for shift in (0.25, 0.5, 1.0):
-        case = (shift, home[1])
+        case = (shift, *home[1:])
         validation, test = held_out([seed], [case], recipe, device)
         one = Replicas([network])
         rows.append(Row(f'mt5r_seen/shipped/{words(case)}', recalls(one, validation)[0], '%', recipe['held_out']))
@@ -183,10 +208,7 @@ def measure_shipped(device: torch.device, pictures: Path | None) -> tuple[list[R
                 recall = 100.0 * mean_top5_recall(sum_groups(chances, groups), groups[truth])
                 name = f'mt5r_unseen_{kind}/shipped/{words(case)}'
                 rows.append(Row(name, recall, '%', recipe['held_out'], reference={'words': len(words_of)}))
-            found = analyse(one, test, network.config, [0])[0]
-            rows.append(Row('evidence_pairs/shipped', float(found[0]), '%', target=PAIRS_TARGET))
-            rows.append(Row('gate_same_action/shipped', float(found[1])))
-            rows.append(Row('gate_new_action/shipped', float(found[2])))
+            rows += analyse(one, test, network.config, {0: worlds_of([seed], [case])[0]}).rows('shipped')
             if pictures is not None:
                 draw_stream(pictures / 'stream.png', network.cpu(), test.frames[0, 0].cpu(), test.labels[0, 0].cpu())
                 draw_table(pictures / 'evidence.png', network.cpu())

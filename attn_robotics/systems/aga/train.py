@@ -1,7 +1,7 @@
 """Train AGA and its baselines: `python -m attn_robotics.systems.aga.train --help`.
 
-All seeds (and shifts of the kitchens) of one variant are trained side by side in one program. Ctrl-C saves and leaves;
-`--resume` goes on.
+All seeds of all variants in all worlds are trained side by side in one program, on sequences that are drawn anew for
+every epoch. Ctrl-C saves and leaves; `--resume` goes on.
 """
 
 from __future__ import annotations
@@ -21,45 +21,28 @@ from torch.nn import functional
 from attn_robotics.systems.aga.baselines import VARIANTS, build_variant
 from attn_robotics.systems.aga.config import AgaConfig
 from attn_robotics.systems.aga.data import Kitchens
+from attn_robotics.systems.aga.fresh import FreshSets, Sets
 from attn_robotics.systems.aga.processor import mean_top5_recall
 from attn_robotics.training.checkpoint import CheckpointError
-from attn_robotics.training.fit import Run, fit
+from attn_robotics.training.fit import Fit, Run, fit
 from attn_robotics.training.replicas import Replicas
 
 TRAIN_KITCHENS, TEST_KITCHENS = range(4), range(100, 108)
-TRAINING, VALIDATION, TEST = range(3)  # seeds of the sequences
-Case = tuple[float, float]  # shift and noise of `Kitchens`
+VALIDATION, TEST = 1, 2  # seeds of the sequences
+Case = tuple[float, ...]  # shift, noise and background of `Kitchens`; what is left out is not there
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How it is trained."""
 
-    sequences: int = 1500
+    sequences: int = 1500  # of an epoch, drawn anew each time
     steps: int = 20
-    epochs: int = 25
+    epochs: int = 100
     batch: int = 50
     rate: float = 1.5e-3
     weight_decay: float = 1e-2
     held_out: int = 2000  # sequences of validation and of test each
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Stacked data of R replicas; frames (R, N, T, features), labels (R, N, T + 1)."""
-
-    frames: Tensor
-    labels: Tensor
-
-    @classmethod
-    def draw(cls, worlds: Sequence[Kitchens], count: int, steps: int, kitchens: range, seed: int) -> Sets:
-        """Draw the same part of every replica's world."""
-        drawn = [world.draw(count, steps, kitchens, seed) for world in worlds]
-        return cls(*(torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True)))
-
-    def to(self, device: torch.device) -> Sets:
-        """On another device."""
-        return Sets(self.frames.to(device), self.labels.to(device))
 
 
 def loss_of(network: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:
@@ -71,7 +54,12 @@ def loss_of(network: nn.Module, frames: Tensor, labels: Tensor) -> Tensor:
 
 def worlds_of(seeds: Sequence[int], cases: Sequence[Case]) -> list[Kitchens]:
     """The world of every replica, cases outside, seeds inside."""
-    return [Kitchens(seed=seed, shift=shift, noise=noise) for shift, noise in cases for seed in seeds]
+    whole = [(*case, 0.0)[:3] for case in cases]
+    return [
+        Kitchens(seed=seed, shift=shift, noise=noise, background=background)
+        for shift, noise, background in whole
+        for seed in seeds
+    ]
 
 
 def last_logits(replicas: Replicas, sets: Sets, chunk: int = 500) -> NDArray[np.float32]:
@@ -102,7 +90,7 @@ def build_replicas(variant: str, config: AgaConfig, seeds: Sequence[int], cases:
     return Replicas(networks)
 
 
-def train(
+def prepare(
     variant: str,
     out: Path,
     *,
@@ -111,36 +99,31 @@ def train(
     config: AgaConfig | None = None,
     recipe: Recipe | None = None,
     device: torch.device | None = None,
-    seconds: float = 1e9,
     resume: bool = False,
-    quiet: bool = False,
-) -> bool:
-    """Train one variant on every world; what it leaves in `out` is a checkpoint, curves.csv and curves.png.
-
-    Returns:
-        Whether all epochs are done; if not, the time was over, and `resume` goes on.
+) -> Fit:
+    """One variant in every world, ready to be trained; leaves a checkpoint, curves.csv and curves.png in `out`.
 
     Raises:
         CheckpointError: nothing fitting to resume from.
     """
     config, recipe, device = config or AgaConfig(), recipe or Recipe(), device or torch.device('cpu')
     worlds = [replace(world, features=config.features) for world in worlds_of(seeds, cases)]
-    training = Sets.draw(worlds, recipe.sequences, recipe.steps, TRAIN_KITCHENS, TRAINING).to(device)
+    fresh = FreshSets(worlds, recipe.sequences, recipe.steps, TRAIN_KITCHENS, device)
     replicas = build_replicas(variant, config, seeds, cases).to(device)
     optimiser = torch.optim.AdamW(replicas.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay)
     facts = {
         'variant': variant, 'seeds': list(seeds), 'cases': [list(case) for case in cases], 'config': config.to_dict(),
         'recipe': asdict(recipe),
     }  # fmt: skip
-    run = Run(
-        variant, out, facts, recipe.epochs, recipe.batch, seed=seeds[0], seconds=seconds, resume=resume, quiet=quiet
-    )
-    return fit(run, replicas, optimiser, loss_of, (training.frames, training.labels))
+    run = Run(variant, out, facts, recipe.epochs, recipe.batch, seed=seeds[0], resume=resume)
+    return Fit(run, replicas, optimiser, loss_of, (fresh.sets.frames, fresh.sets.labels), renew=fresh.renew)
 
 
 def _case(text: str) -> Case:
-    shift, noise = (float(part) for part in text.split(':'))
-    return shift, noise
+    case = tuple(float(part) for part in text.split(':'))
+    if len(case) not in (2, 3):
+        raise ValueError(text)
+    return case
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--variant', nargs='+', choices=VARIANTS, default=['aga'], help='what to train')
     parser.add_argument('--seeds', type=int, default=6, help='how many seeds, 0 and up (default 6)')
     parser.add_argument(
-        '--cases', type=_case, nargs='+', default=[(Kitchens.shift, Kitchens.noise)], metavar='SHIFT:NOISE',
+        '--cases', type=_case, nargs='+', default=[(Kitchens.shift, Kitchens.noise)],
+        metavar='SHIFT:NOISE[:BACKGROUND]',
         help=f'worlds to train on, side by side (default {Kitchens.shift}:{Kitchens.noise})',
     )  # fmt: skip
     parser.add_argument('--epochs', type=int, default=Recipe.epochs, help=f'default {Recipe.epochs}')
@@ -161,23 +145,23 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     if device.type == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here; use cpu')
-    is_whole = True
-    for variant in options.variant:
-        try:
-            is_whole &= train(
+    try:
+        fits = [
+            prepare(
                 variant,
                 options.out / variant,
                 seeds=range(options.seeds),
                 cases=options.cases,
                 recipe=replace(Recipe(), epochs=options.epochs),
                 device=device,
-                seconds=options.seconds,
                 resume=options.resume,
             )
-        except CheckpointError as error:
-            print(f'train: {error}', file=sys.stderr)
-            return 1
-    return 0 if is_whole else 3
+            for variant in options.variant
+        ]
+    except CheckpointError as error:
+        print(f'train: {error}', file=sys.stderr)
+        return 1
+    return 0 if fit(fits, seconds=options.seconds) else 3
 
 
 if __name__ == '__main__':

@@ -41,11 +41,10 @@ def ship(
     seeds = facts['seeds']
     network = AgaNetwork(config)
     read_replica(path, network, case * len(seeds) + seeds.index(seed), tensors)
-    shift, noise = facts['cases'][case]
     card = {
         'name': 'aga',
         'data': DATA,
-        'recipe': {**facts['recipe'], 'case': [shift, noise]},
+        'recipe': {**facts['recipe'], 'case': list(facts['cases'][case])},
         'seed': seed,
         'results': results,
         'config': config.to_dict(),

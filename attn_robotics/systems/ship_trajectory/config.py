@@ -18,6 +18,7 @@ FUSIONS = {
     'table_normalised': 'V3 with weights that sum to one',
     'ellipse': 'V4: four radii for every class of relative heading',
     'softmax': 'V5: attention on hidden states and geometry, accuracy reference',
+    'softmax_or_none': 'V5 with a hidden layer and a key for nobody',
     'interpolated': 'V6: V3, interpolated between bins, kept smooth by total variation',
 }
 

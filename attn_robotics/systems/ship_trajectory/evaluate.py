@@ -152,12 +152,12 @@ def relations(errors: Mapping[str, Array], encounters: NDArray[np.bool_]) -> lis
     ratio('table', 'none', 'encounter', 0.8, encounters)
     ratio('table', 'table_normalised', 'all', 1.0)
     ratio('interpolated', 'table', 'all', 1.02)
-    if 'softmax' in errors and 'table' in errors:
-        apart = np.abs(fde('softmax') / fde('table') - 1.0)
-        rows.append(
-            over_seeds('relation/softmax from table, share of fde', list(apart), '', target=0.1, below=True,
-                       reference={'softmax over table': float((fde('softmax') / fde('table')).mean())})
-        )  # fmt: skip
+    for name in ('softmax', 'softmax_or_none'):
+        if name in errors and 'table' in errors:
+            ratios = fde(name) / fde('table')
+            row = f'relation/{name} from table, share of fde'
+            over = {f'{name} over table': float(ratios.mean())}
+            rows.append(over_seeds(row, list(np.abs(ratios - 1.0)), '', target=0.1, below=True, reference=over))
     return rows
 
 

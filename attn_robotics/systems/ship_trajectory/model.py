@@ -51,20 +51,35 @@ class LstmCell(nn.Module):
 
 
 class PairAttention(nn.Module):
-    """Softmax attention on hidden states and on where the other is (V5)."""
+    """Softmax attention on hidden states and on where the other is (V5).
 
-    def __init__(self, hidden: int) -> None:
+    Args:
+        hidden: width of the states.
+        or_nobody: a learned key without a value stands beside the neighbours, so that all of them may count little; a
+            hidden layer sees state and geometry together.
+    """
+
+    def __init__(self, hidden: int, or_nobody: bool = False) -> None:
         super().__init__()
         self.query = nn.Linear(hidden, hidden)
-        self.key = nn.Linear(hidden + 5, hidden)
-        self.value = nn.Linear(hidden + 5, hidden)
+        seen = hidden if or_nobody else hidden + 5
+        self.look = nn.Linear(hidden + 5, hidden) if or_nobody else None
+        self.key = nn.Linear(seen, hidden)
+        self.value = nn.Linear(seen, hidden)
+        self.nobody = nn.Parameter(torch.zeros(hidden)) if or_nobody else None
 
     def forward(self, hidden: Tensor, geometry: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """(B, V, hidden), (B, V, V, 5), (B, V, V) bool to context (B, V, hidden) and weights (B, V, V)."""
         others = hidden[:, None].expand(-1, hidden.shape[1], -1, -1)
         seen = torch.cat([others, geometry], -1)
-        scores = (self.query(hidden)[:, :, None] * self.key(seen)).sum(-1) * hidden.shape[-1] ** -0.5
-        weights = masked_softmax(scores, pairs)
+        if self.look is not None:
+            seen = torch.relu(self.look(seen))
+        query = self.query(hidden) * hidden.shape[-1] ** -0.5
+        scores = (query[:, :, None] * self.key(seen)).sum(-1)
+        if self.nobody is not None:
+            scores = torch.cat([scores, (query * self.nobody).sum(-1, keepdim=True)], -1)
+            pairs = torch.cat([pairs, torch.ones_like(pairs[..., :1])], -1)
+        weights = masked_softmax(scores, pairs)[..., : hidden.shape[1]]
         return (weights[..., None] * self.value(seen)).sum(2), weights
 
 
@@ -89,7 +104,11 @@ class ShipNetwork(nn.Module):
             )
         else:
             self.domain = EllipseDomain(config.bins, config.domain_start) if config.fusion == 'ellipse' else None
-        self.attention = PairAttention(config.hidden) if config.fusion == 'softmax' else None
+        self.attention = (
+            PairAttention(config.hidden, config.fusion == 'softmax_or_none')
+            if config.fusion.startswith('softmax')
+            else None
+        )
 
     def forward(self, positions: Tensor, headings: Tensor, sizes: Tensor, fairway: Tensor, present: Tensor) -> Rollout:
         """Predict.

@@ -1,6 +1,6 @@
 """Train the ship trajectory network: `python -m attn_robotics.systems.ship_trajectory.train --help`.
 
-All seeds of one fusion are trained side by side in one program, by roll-out, without teacher forcing. Ctrl-C saves and
+All seeds of all fusions are trained side by side in one program, by roll-out, without teacher forcing. Ctrl-C saves and
 leaves; `--resume` goes on.
 """
 
@@ -22,7 +22,7 @@ from attn_robotics.systems.ship_trajectory.data import Scenes, Traffic, draw_sce
 from attn_robotics.systems.ship_trajectory.model import ShipNetwork
 from attn_robotics.systems.ship_trajectory.processor import INPUTS, inputs_of_scenes
 from attn_robotics.training.checkpoint import CheckpointError
-from attn_robotics.training.fit import Run, fit
+from attn_robotics.training.fit import Fit, Run, fit
 from attn_robotics.training.replicas import Replicas
 
 TRAINING, TEST, VALIDATION = 0, 1000, 2000  # seeds of the scenes are these plus the run's
@@ -97,7 +97,7 @@ def build_replicas(config: ShipConfig, seeds: Sequence[int]) -> Replicas:
     return Replicas(networks)
 
 
-def train(
+def prepare(
     fusion: str,
     out: Path,
     *,
@@ -106,14 +106,9 @@ def train(
     traffic: Traffic | None = None,
     recipe: Recipe | None = None,
     device: torch.device | None = None,
-    seconds: float = 1e9,
     resume: bool = False,
-    quiet: bool = False,
-) -> bool:
-    """Train one fusion with every seed; what it leaves in `out` is a checkpoint, curves.csv and curves.png.
-
-    Returns:
-        Whether all epochs are done; if not, the time was over, and `resume` goes on.
+) -> Fit:
+    """One fusion with every seed, ready to be trained; leaves a checkpoint, curves.csv and curves.png in `out`.
 
     Raises:
         CheckpointError: nothing fitting to resume from.
@@ -137,10 +132,9 @@ def train(
             for parameter in radii:
                 parameter.clamp_(min=0.0)
 
-    run = Run(
-        fusion, out, facts, recipe.epochs, recipe.batch, seed=seeds[0], seconds=seconds, resume=resume, quiet=quiet
-    )
-    return fit(run, replicas, torch.optim.Adam(groups), loss_of, [part.to(device) for part in data], clamp)
+    run = Run(fusion, out, facts, recipe.epochs, recipe.batch, seed=seeds[0], resume=resume)
+    data = [part.to(device) for part in data]
+    return Fit(run, replicas, torch.optim.Adam(groups), loss_of, data, after_update=clamp)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -157,22 +151,22 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     if device.type == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here; use cpu')
-    is_whole = True
-    for fusion in options.fusion:
-        try:
-            is_whole &= train(
+    try:
+        fits = [
+            prepare(
                 fusion,
                 options.out / fusion,
                 seeds=range(options.seeds),
                 recipe=replace(Recipe(), epochs=options.epochs),
                 device=device,
-                seconds=options.seconds,
                 resume=options.resume,
             )
-        except CheckpointError as error:
-            print(f'train: {error}', file=sys.stderr)
-            return 1
-    return 0 if is_whole else 3
+            for fusion in options.fusion
+        ]
+    except CheckpointError as error:
+        print(f'train: {error}', file=sys.stderr)
+        return 1
+    return 0 if fit(fits, seconds=options.seconds) else 3
 
 
 if __name__ == '__main__':

@@ -1,8 +1,11 @@
 """What communication is worth: RMHA, content-only attention and no communication, trained side by side.
 
 All networks of one table see the same number of updates, the same learning rates and worlds drawn from the same seeds;
-they differ in the communication alone. They share one device: each has a thread and a stream of its own, so that the
+they differ in the communication alone. They share the devices: each has a thread and a stream of its own, so that the
 small kernels of one fill the gaps of the others. Ctrl-C ends the training early; weights and table are still made.
+
+In the folder that `--out` names: the networks, `weights/` with those of the first seed as `evaluate --suite ablation`
+takes them, `table.json` with every run, and `ablation.json` with success rates, gains and their intervals.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from attn_robotics.simulation.instances import Instance
@@ -26,7 +31,7 @@ from attn_robotics.systems.sparc import suites
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.fleet_rules import ONE_WINNER, SHIELD
 from attn_robotics.systems.sparc.imitation import Trainer
-from attn_robotics.systems.sparc.report import wilson
+from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, wilson, write_json
 from attn_robotics.systems.sparc.train import parse_settings
 from attn_robotics.systems.sparc.validation import RULE_NAMES, run_instances
 from attn_robotics.systems.sparc.weights_file import write_weights
@@ -54,16 +59,18 @@ BC_SHARE = 0.08
 class Run:
     """One network of the table."""
 
-    def __init__(self, variant: str, seed: int, config: SparcConfig, options: argparse.Namespace) -> None:
+    def __init__(
+        self, variant: str, seed: int, config: SparcConfig, options: argparse.Namespace, device: torch.device
+    ) -> None:
         self.name = f'{variant}-{seed}'
-        self.variant, self.seed = variant, seed
+        self.variant, self.seed, self.threads = variant, seed, options.threads
         self.trainer = Trainer(
             replace(config, **VARIANTS[variant]),
             rows=options.rows,
             window=options.window,
             seed=seed,
-            device=torch.device(options.device),
-            threads=1,
+            device=device,
+            threads=options.threads,
             peak_rate=options.rate,
             lanes=1,
         )
@@ -77,6 +84,7 @@ class Together:
         self.runs, self.options = runs, options
         self.progress, self.updates, self.stopped = 0.0, 0, False
         self._begin = time.monotonic()
+        self.seconds = 0.0  # spent in training
         self.curves = Curves(options.out / 'curves.csv')
         self._bar = tqdm(total=int(options.seconds), unit='s', mininterval=5)
         self._barrier = threading.Barrier(len(runs), self._between)
@@ -133,6 +141,7 @@ class Together:
                 self.stopped = True
             for done in running:
                 done.result()
+        self.seconds = time.monotonic() - self._begin
         self._bar.close()
         self.curves.write()
 
@@ -151,7 +160,12 @@ def evaluate(run: Run, count: int, cases: tuple[tuple[int, float, int], ...]) ->
     for robots, density, rule in cases:
         with run.trainer.on_stream():
             finished, arrived = run_instances(
-                run.trainer.network, run.trainer.device, frozen_instances(robots, density, count), rule=rule
+                run.trainer.network,
+                run.trainer.device,
+                frozen_instances(robots, density, count),
+                rule=rule,
+                seed=run.seed,
+                threads=run.threads,
             )
         solved = finished >= 0
         rows.append(
@@ -170,6 +184,38 @@ def evaluate(run: Run, count: int, cases: tuple[tuple[int, float, int], ...]) ->
         )
         print(f'{run.name:>16} {robots:4d} {density:.2f} {RULE_NAMES[rule]:>7} {solved.mean():.2f}', flush=True)
     return rows
+
+
+def make_rows(rows: list[dict[str, Any]]) -> list[Row]:
+    """Success rates and gains in the suite's common schema, named as `evaluate` names them.
+
+    A rate's interval is Wilson's over all runs. A gain's is normal, over instances: the mean over training seeds of
+    what one network solves and the other does not.
+    """
+    found = []
+    for robots, density, rule in dict.fromkeys((row['robots'], row['density'], row['rule']) for row in rows):
+        case, tail = f'{robots}x40/{density:.2f}', '' if rule == RULE_NAMES[ONE_WINNER] else f'_{rule}'
+        solved: dict[str, NDArray[np.bool_]] = {}
+        for variant in VARIANTS:
+            same = (robots, density, rule, variant)
+            chosen = [r for r in rows if (r['robots'], r['density'], r['rule'], r['variant']) == same]
+            if not chosen:
+                continue
+            runs = solved[variant] = np.array([row['finished'] for row in chosen]) >= 0  # (seeds, instances)
+            name = f'success_rate/{variant}{tail}/{case}'
+            found.append(Row(name, float(runs.mean()), '', runs.size, wilson(int(runs.sum()), runs.size)))
+            for row, run in zip(chosen, runs, strict=True):
+                interval = wilson(int(run.sum()), len(run))
+                found.append(Row(f'{name}/seed{row["seed"]}', float(run.mean()), '', len(run), interval))
+            steps = np.concatenate([[x for x in row['finished'] if x >= 0] for row in chosen]).tolist()
+            mean = float(np.mean(steps)) if steps else None
+            found.append(Row(f'mean_steps/{variant}{tail}/{case}', mean, 'steps', len(steps), mean_interval(steps)))
+        for better, worse in (('rmha', 'content_only'), ('content_only', 'no_comm')):
+            if better in solved and worse in solved and solved[better].shape == solved[worse].shape:
+                gains = (solved[better].astype(float) - solved[worse]).mean(0).tolist()
+                name = f'success_gain/{better}{tail}-{worse}{tail}/{case}'
+                found.append(Row(name, float(np.mean(gains)), '', len(gains), mean_interval(gains)))
+    return found
 
 
 def summarise(rows: list[dict[str, Any]]) -> str:
@@ -224,6 +270,26 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     partial.replace(path)
 
 
+def _card(run: Run, options: argparse.Namespace, rows: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What stands beside a network's weights."""
+    card = {
+        'name': f'sparc ablation, {run.variant}',
+        'variant': run.variant,
+        'data': f'synthetic, as for what ships, {options.rows} rows of 128 robots',
+        'recipe': f'imitation, then DAgger, windows of {options.window} steps, AdamW, rate {options.rate:g}, cosine',
+        'seed': run.seed,
+        'updates': run.trainer.step,
+        'robot_steps': run.trainer.robot_steps,
+    }
+    if rows:
+        card['results'] = '; '.join(
+            f'{row["robots"]} robots 40x40 at {100 * row["density"]:.0f} %, {row["rule"]}: {row["success"]:.2f} of the '
+            f'first {row["instances"]} frozen instances'
+            for row in rows
+        )
+    return card
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -237,30 +303,52 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--chunk', type=int, default=20, help='updates between looks at the clock')
     parser.add_argument('--rate', type=float, default=7e-4, help='peak learning rate')
     parser.add_argument('--instances', type=int, default=100, help='of each frozen set in the closing table')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads of each network')
+    parser.add_argument(
+        '--devices',
+        type=lambda text: [torch.device(name) for name in text.split(',')],
+        default=[torch.device('cuda' if torch.cuda.is_available() else 'cpu')],
+        help='comma-separated torch devices that the networks are dealt out to, like cuda:0,cuda:1',
+    )
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='change a network setting')
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision('high')
     sys.setswitchinterval(2e-4)
     config = replace(FAMILIES[options.family], **parse_settings(options.set))
-    runs = [Run(variant, seed, config, options) for seed in range(options.seeds) for variant in options.variants]
+    wanted = [(variant, seed) for seed in range(options.seeds) for variant in options.variants]
+    runs = [
+        Run(variant, seed, config, options, options.devices[index % len(options.devices)])
+        for index, (variant, seed) in enumerate(wanted)
+    ]
     together = Together(runs, options)
     together.run()
     for run in runs:
-        facts = {'variant': run.variant, 'seed': run.seed, 'updates': run.trainer.step}
-        with torch.no_grad():
-            facts['robot_steps'] = run.trainer.robot_steps
-            write_weights(options.out / f'{run.name}.safetensors', run.trainer.network, facts)
         run.trainer.network.eval()
+        write_weights(options.out / f'{run.name}.safetensors', run.trainer.network, _card(run, options))
     rows: list[dict[str, Any]] = []
+    hardware = [torch.cuda.get_device_name(d) if d.type == 'cuda' else d.type for d in options.devices]
+    where = {
+        'family': options.family, 'device': ', '.join(hardware), 'torch': torch.__version__,
+        'training_seconds': round(together.seconds), 'updates': runs[0].trainer.step,
+        'robot_steps': runs[0].trainer.robot_steps, 'training_seeds': options.seeds,
+        'instances': f'first {options.instances} of each frozen set',
+        'ci95': 'rates: Wilson over all runs; gains: over instances, paired, mean of the training seeds',
+    }  # fmt: skip
+    command = ' '.join(['ablation', *(sys.argv[1:] if arguments is None else arguments)])
     for case in CASES:
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(len(runs)) as pool:
             for part in pool.map(lambda run: evaluate(run, options.instances, (case,)), runs):  # noqa: B023
                 rows += part
+        write_json(options.out / 'ablation.json', command, make_rows(rows), conditions(where))
         facts = {'family': options.family, 'config': config.to_dict(), 'updates': runs[0].trainer.step}
         facts |= {'seconds': options.seconds, 'robot_steps': runs[0].trainer.robot_steps, 'rows': rows}
         write_atomically(options.out / 'table.json', json.dumps(facts))
+    for run in runs:
+        if run.seed == 0:
+            path = options.out / 'weights' / f'{run.variant}.safetensors'
+            results = [row for row in rows if (row['variant'], row['seed']) == (run.variant, run.seed)]
+            write_weights(path, run.trainer.network, _card(run, options, results))
     print(summarise(rows))
     draw(rows, options.out / 'table.png')
     for run in runs:

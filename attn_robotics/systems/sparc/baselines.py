@@ -83,6 +83,7 @@ class ShieldAlone:
         actions = self._shield.decide(
             cells, self._log_probs, self._priorities.values, self._goals, self._distances, rng=self._rng
         )
+        self._shield.prepare()
         self._priorities.update((cells + MOVES[actions] == self._goals).all(axis=1))
         return actions
 

@@ -6,6 +6,7 @@ priority, last actions); they travel in one pinned block, and so do the log-prob
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,20 +119,32 @@ class CapturedDecision:
             torch.cuda.current_stream(self._device).synchronize()
         return self._download.copy()
 
+    def stages(self) -> dict[str, Callable[[], None]]:
+        """The parts of a decision in their order; each reads what the one before left on the device."""
+        return {
+            'upload': self._send_up,
+            'observation': self._observe,
+            'network': self._decide,
+            'download': self._bring_down,
+        }
+
     @torch.inference_mode()
     def _run(self) -> None:
+        for stage in self.stages().values():
+            stage()
+
+    def _send_up(self) -> None:
         # Whole numbers below 2^24 travel unharmed as float32.
-        state = self._sent.to(self._device, non_blocking=True)[None]
+        self._state = self._sent.to(self._device, non_blocking=True)[None]
+
+    def _observe(self) -> None:
+        state, network = self._state, self._network
         if self._folded is not None:
             from attn_robotics.systems.sparc.observation_kernel import observe_fleet
 
-            seen = observe_fleet(state[0], self._grids[0], self._fields[0], self._network.config)
-            log_probs, message = self._folded(*seen, self._messages[0])
-            self._messages[0].copy_(message)
-            self._received.copy_(log_probs, non_blocking=True)
+            self._seen = observe_fleet(state[0], self._grids[0], self._fields[0], network.config)
             return
         cells, goals = state[..., :2].long(), state[..., 2:4].long()
-        network = self._network
         image, vector = observe_batch(
             self._grids,
             self._fleet,
@@ -142,9 +155,19 @@ class CapturedDecision:
             state[..., 5:].long(),
             network.config.field_of_view,
         )
-        output = network(image, vector, network.neighbour_relation(cells, cells), self._messages)
+        self._seen = image, vector, network.neighbour_relation(cells, cells)
+
+    def _decide(self) -> None:
+        if self._folded is not None:
+            self._log_probs, message = self._folded(*self._seen, self._messages[0])
+            self._messages[0].copy_(message)
+            return
+        output = self._network(*self._seen, self._messages)
         self._messages.copy_(output.message)
-        self._received.copy_(output.log_probs[0], non_blocking=True)
+        self._log_probs = output.log_probs[0]
+
+    def _bring_down(self) -> None:
+        self._received.copy_(self._log_probs, non_blocking=True)
 
     def _capture(self) -> None:
         before = self._messages.clone()

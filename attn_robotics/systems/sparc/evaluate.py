@@ -25,7 +25,13 @@ from attn_robotics.systems.sparc import suites
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.baselines import BASELINES, Method
 from attn_robotics.systems.sparc.gridworld import GridWorld, count_conflicts
-from attn_robotics.systems.sparc.learned import LEARNED, LearnedMethod, PoliciesMissingError, load_policy
+from attn_robotics.systems.sparc.learned import (
+    ABLATION_WEIGHTS,
+    LEARNED,
+    LearnedMethod,
+    PoliciesMissingError,
+    load_policy,
+)
 from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, table, wilson, write_json
 from attn_robotics.systems.sparc.shield import ShieldConfig, ShieldError
 
@@ -316,7 +322,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         cases = _cases(args)
-        settings = Settings(args.weights, args.backend, args.device, args.shield)
+        weights = args.weights
+        if args.suite == 'ablation' and weights is None and ABLATION_WEIGHTS.is_dir():
+            weights = ABLATION_WEIGHTS  # three small networks of one budget, not the one that ships
+        settings = Settings(weights, args.backend, args.device, args.shield)
         results = evaluate(cases, settings=settings, jobs=args.jobs, progress=sys.stderr.isatty())
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)

@@ -344,6 +344,10 @@ class Fleet:
         )
         return Decision(proposal, actions, log_probs, time.perf_counter() - start, attention)
 
+    def prepare(self) -> None:
+        """Search ways out of deadlocks for the next decision, once this one is out; in the thread of `evaluate`."""
+        self._shield.prepare()
+
     def commit(self, decision: Decision) -> bool:
         """Hand a decision to execution.
 
@@ -365,6 +369,7 @@ class Fleet:
         """Propose, evaluate and commit at once."""
         decision = self.evaluate(self.propose(now_s, need_attention=need_attention))
         self.commit(decision)
+        self.prepare()
         return decision
 
     def velocities(self, dt_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -187,18 +187,3 @@ def decide(network: SparcNetwork, lane: Lane, state: Tensor, waited: Tensor, mes
     ):
         output: SparcOutput = network(image, vector, relation, message)
     return output
-
-
-def forward(network: SparcNetwork, lane: Lane) -> Tensor:
-    """Decide in the current state: (A, 5) log-probabilities; moves the lane's messages on."""
-    if lane.message is None:
-        lane.message = network.empty_message(*lane.fleet.shape)
-    output = decide(network, lane, *lane.pack(), lane.message)
-    lane.message = output.message
-    log_probs: Tensor = output.log_probs.flatten(0, 1)
-    return log_probs
-
-
-def gumbel_like(x: Tensor) -> Tensor:
-    """Gumbel noise: the order of `log p + noise` is a draw without replacement from p."""
-    return -torch.log(-torch.log(torch.rand_like(x).clamp(1e-10, 1 - 1e-7)))

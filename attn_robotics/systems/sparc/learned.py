@@ -26,6 +26,8 @@ LEARNED = {
     'no_comm': ('no_comm', 'one_winner'),
     'no_comm_shield': ('no_comm', 'shield'),
 }
+# One network each of the ablation's first training seed, see `ablation`.
+ABLATION_WEIGHTS = Path(__file__).parent / 'weights' / 'ablation'
 RULES = ('one_winner', 'value_winner', 'all_stay', 'shield', 'shipped')
 # Shield without the swap rule and without any help of path distances: what the policy alone is worth.
 BARE_SHIELD = ShieldConfig(swap=False, distance_weight=0.0, temperature=1.0, hindrance=0.0, confidence=0.0)
@@ -80,7 +82,10 @@ def load_policy(network: str, weights: Path | None, *, device: str = 'cpu', back
     if path is not None and path.is_dir():
         path = path / f'{network}.safetensors'
     elif network != 'rmha':
-        raise PoliciesMissingError(f'no weights of {network} ship; pass --weights FOLDER with {network}.safetensors')
+        raise PoliciesMissingError(
+            f'no {network} of the size that ships; see --suite ablation, or pass --weights FOLDER with '
+            f'{network}.safetensors'
+        )
     try:
         policy: Policy = SparcPolicy.load(path, device=device, backend=backend)
     except (OSError, ValueError, RuntimeError) as error:
@@ -145,9 +150,11 @@ class LearnedMethod:
             drawn = log_probs + self._rng.gumbel(size=log_probs.shape)
             wishes: NDArray[np.int8] = drawn.argmax(axis=1).astype(np.int8)
             return wishes
-        return self._shield.decide(
+        actions = self._shield.decide(
             cells, log_probs, self._priorities.values, self._goals, self._distances, rng=self._rng
         )
+        self._shield.prepare()
+        return actions
 
     def _by_value(
         self, cells: NDArray[np.int32], flat: NDArray[np.int32], log_probs: NDArray[np.float32]

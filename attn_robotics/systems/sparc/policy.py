@@ -172,6 +172,11 @@ class SparcPolicy:
             self._captured = None
 
     @property
+    def captured(self) -> CapturedDecision | None:
+        """What decides on a GPU, once it has decided for this fleet."""
+        return self._captured
+
+    @property
     def priorities(self) -> NDArray[np.float64]:
         """(N,) priorities for the coming decision."""
         return self._waited + self._fraction

@@ -34,6 +34,14 @@ class Progress:
             self._resize(len(cells))
         _update(cells, goals, distances, self.goals, self.length, self.nearest, self.stuck)
 
+    def after(self, cells: NDArray[np.int32], goals: NDArray[np.int32], distances: NDArray[np.int16]) -> Progress:
+        """What `update` would make of this account, which stays as it is."""
+        later = Progress()
+        later.goals, later.length = self.goals.copy(), self.length.copy()
+        later.nearest, later.stuck = self.nearest.copy(), self.stuck.copy()
+        later.update(cells, goals, distances)
+        return later
+
     def longest_first(self, priorities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Put path lengths between whole priorities; (N,) steps waited plus a fraction that breaks the last ties."""
         waited = np.floor(priorities)

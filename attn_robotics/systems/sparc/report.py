@@ -37,6 +37,8 @@ TARGETS: dict[str, float] = {
     'success_gain/content_only-no_comm/128x40/0.30': 0.05,
 }
 
+WRITTEN = ('--json', '--figure')  # options that name a file to write
+
 
 @dataclass(frozen=True)
 class Row:
@@ -100,9 +102,26 @@ def conditions(extra: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def plain_command(command: str) -> str:
+    """A command without the folders that results were written to, and without those of absolute paths."""
+    words = command.split(' ')
+    for index, word in enumerate(words):
+        name, joined, value = word.partition('=')
+        if (index and words[index - 1] in WRITTEN) or Path(word).is_absolute():
+            words[index] = Path(word).name
+        elif joined and (name in WRITTEN or Path(value).is_absolute()):
+            words[index] = f'{name}={Path(value).name}'
+    return ' '.join(words)
+
+
 def write_json(path: Path, command: str, rows: Sequence[Row], where: Mapping[str, Any]) -> None:
-    """Write the rows atomically."""
-    body = {'schema': 1, 'command': command, 'conditions': dict(where), 'rows': [row.as_json() for row in rows]}
+    """Write the rows atomically, with the command that made them (`plain_command`)."""
+    body = {
+        'schema': 1,
+        'command': plain_command(command),
+        'conditions': dict(where),
+        'rows': [row.as_json() for row in rows],
+    }
     partial = path.with_name(path.name + '.partial')
     partial.parent.mkdir(parents=True, exist_ok=True)
     partial.write_text(json.dumps(body, indent=1) + '\n', encoding='utf-8')

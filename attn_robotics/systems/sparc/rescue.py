@@ -5,6 +5,8 @@ A few neighbours who know each other's cells and goals can: `lacam.search` over 
 else standing still, finds moves after which that robot is nearer its goal than ever before and none of the others is
 farther than now. The group then follows these moves; whoever is not part of it plans around them. A plan is given up
 as soon as anybody stands in its way.
+
+A search takes a millisecond, so it is done for the step to come, once the moves of the present one are out.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ class Rescue:
         near: (H * W, 5) neighbour table.
         reach: path length from the stuck robot within which robots take part.
         most: robots that take part at most.
-        searches: searches per decision at most, which bounds its time.
+        searches: searches per step at most, which bounds their time.
     """
 
     def __init__(self, near: NDArray[np.int32], *, reach: int = 6, most: int = 12, searches: int = 2) -> None:
@@ -118,7 +120,24 @@ class Rescue:
         self._plans: list[_Plan] = []
         self._tried = np.empty(0, np.int64)  # stuck steps at which each robot may ask again
 
-    def plan(
+    def fix(self, cells: NDArray[np.int32], frozen: NDArray[np.bool_] | None) -> NDArray[np.int32] | None:
+        """Fix the next cells of robots that follow a plan; plans that somebody is in the way of are given up.
+
+        Args:
+            cells: (N,) flat cells.
+            frozen: (N,) who may not move; nobody when None.
+
+        Returns:
+            (N,) flat next cells, UNDECIDED for everybody else; None when nobody follows one.
+        """
+        if not self._plans or len(self._tried) != len(cells):
+            return None
+        target, self._plans = self._follow(cells, frozen)
+        for plan in self._plans:
+            plan.step += 1
+        return target
+
+    def search(
         self,
         cells: NDArray[np.int32],
         goals: NDArray[np.int32],
@@ -130,11 +149,11 @@ class Rescue:
         *,
         allow_rotation: bool,
         seed: int,
-    ) -> NDArray[np.int32] | None:
-        """Fix the next cells of robots that follow a plan.
+    ) -> None:
+        """Look for plans of robots that will be stuck, from the cells in which everybody will stand.
 
         Args:
-            cells: (N,) flat cells.
+            cells: (N,) flat cells, those of the next call of `fix`.
             goals: (N,) flat goals.
             distances: (N, H * W) path distances.
             stuck: (N,) steps without progress.
@@ -143,24 +162,16 @@ class Rescue:
             frozen: (N,) who may not move; nobody when None.
             allow_rotation: let rings advance.
             seed: of the search.
-
-        Returns:
-            (N,) flat next cells, UNDECIDED for everybody else; None when nobody follows one.
         """
         if len(self._tried) != len(cells):
             self._tried, self._plans = np.zeros(len(cells), np.int64), []
-        if not self._plans and stuck.max(initial=0) <= patience:
-            return None
-        target = np.full(len(cells), UNDECIDED, np.int32)
         self._tried[stuck == 0] = 0
-        owner = np.full(len(self._near), NOBODY, np.int32)
-        owner[cells] = np.arange(len(cells))
-        available = np.ones(len(cells), np.bool_) if frozen is None else ~frozen
-        plans, self._plans = self._plans, []
-        for plan in plans:
-            if np.array_equal(cells[plan.members], plan.path[plan.step]):
-                self._follow(plan, target, owner, available)
-        waiting = np.flatnonzero(available & (stuck > np.maximum(patience, self._tried)))
+        due = stuck > np.maximum(patience, self._tried)
+        if not due.any():
+            return
+        target, plans = self._follow(cells, frozen)
+        available = (target == UNDECIDED) if frozen is None else (target == UNDECIDED) & ~frozen
+        waiting = np.flatnonzero(available & due)
         for leader in waiting[np.argsort(-stuck[waiting], kind='stable')][: self._searches]:
             self._tried[leader] = stuck[leader] + patience // 2
             if not available[leader]:
@@ -168,23 +179,31 @@ class Rescue:
             members = gather(self._near, cells, leader, self._reach, self._most, available)
             path = self._search(cells, goals, distances, nearest, members, allow_rotation, seed)
             if path is not None:
-                self._follow(_Plan(members, path), target, owner, available)
-        return target
+                plans.append(_Plan(members, path))
+                available[members] = False
+        self._plans = plans
 
     def _follow(
-        self, plan: _Plan, target: NDArray[np.int32], owner: NDArray[np.int32], available: NDArray[np.bool_]
-    ) -> None:
-        """Take a plan's next joint move if it is still safe: into cells that are empty, or that its members leave."""
-        if plan.step + 1 >= len(plan.path) or not available[plan.members].all():
-            return
-        ahead = plan.path[plan.step + 1]
-        there = owner[ahead]
-        if not ((there == NOBODY) | np.isin(there, plan.members)).all() or np.isin(ahead, target).any():
-            return
-        target[plan.members] = ahead
-        available[plan.members] = False
-        plan.step += 1
-        self._plans.append(plan)
+        self, cells: NDArray[np.int32], frozen: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int32], list[_Plan]]:
+        """The next cells of all plans that are still safe: into cells that are empty, or that their members leave."""
+        target = np.full(len(cells), UNDECIDED, np.int32)
+        owner = np.full(len(self._near), NOBODY, np.int32)
+        owner[cells] = np.arange(len(cells))
+        available = np.ones(len(cells), np.bool_) if frozen is None else ~frozen
+        kept = []
+        for plan in self._plans:
+            if plan.step + 1 >= len(plan.path) or not np.array_equal(cells[plan.members], plan.path[plan.step]):
+                continue
+            ahead = plan.path[plan.step + 1]
+            there = owner[ahead]
+            blocked = not ((there == NOBODY) | np.isin(there, plan.members)).all() or np.isin(ahead, target).any()
+            if blocked or not available[plan.members].all():
+                continue
+            target[plan.members] = ahead
+            available[plan.members] = False
+            kept.append(plan)
+        return target, kept
 
     def _search(
         self,

@@ -207,6 +207,11 @@ class RobotAgent:
             self._decide(now_s, notes)
         return tuple(notes)
 
+    def prepare(self) -> None:
+        """Search ways out of deadlocks for the next step; call it when the note is out."""
+        if self._team:
+            self._shield.prepare()
+
     def velocities(self, dt_s: float) -> tuple[float, float]:
         """Forward [m/s] and turning [rad/s] velocity for the next `dt_s`."""
         if self._graph is None or self.pose is None:

@@ -88,6 +88,17 @@ class Priorities:
         self._waited = np.where(on_goal, 0, self._waited + 1)
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """The state that a decision leads to, for the search: flat cells and goals (N,), fields (N, H * W)."""
+
+    cells: NDArray[np.int32]
+    goals: NDArray[np.int32]
+    fields: NDArray[np.int16]
+    frozen: NDArray[np.bool_] | None
+    seed: int
+
+
 class Shield:
     """Joint moves without conflict on one map.
 
@@ -106,6 +117,7 @@ class Shield:
         self._next_owner = np.full(grid.size, NOBODY, np.int32)
         self._progress = Progress()
         self._rescue = Rescue(self._near)
+        self._ahead: _Ahead | None = None
 
     def resolve(
         self,
@@ -164,7 +176,8 @@ class Shield:
     ) -> NDArray[np.int8]:
         """Choose the joint move that ships: policy mixed with path distance (`ShieldConfig`), then `resolve`.
 
-        Keeps account of every robot's progress: call it once a step, always with the same fleet.
+        Keeps account of every robot's progress: call it once a step, always with the same fleet. A search for a way out
+        is made for the step to come: by `prepare` once the moves are out, or at the start of the next call.
 
         Args:
             cells: (N, 2) rows and columns.
@@ -183,6 +196,7 @@ class Shield:
         config, robots = self.config, len(cells)
         flat, flat_goals = self._flat(cells, 'cell'), self._flat(goals, 'goal')
         fields = self._fields(distances, robots)
+        self.prepare()
         self._progress.update(flat, flat_goals, fields)
         hindered = np.zeros((robots, ACTIONS), np.float32)
         if config.hindrance:
@@ -203,20 +217,9 @@ class Shield:
         )
         if config.longest_first and priorities.shape == (robots,):
             priorities = self._progress.longest_first(np.asarray(priorities, np.float64))
-        fixed = None
-        if config.rescue_after and config.swap:
-            fixed = self._rescue.plan(
-                flat,
-                flat_goals,
-                fields,
-                self._progress.stuck,
-                self._progress.nearest,
-                config.rescue_after,
-                frozen,
-                allow_rotation=config.allow_rotation,
-                seed=int(rng.integers(1 << 62)),
-            )
-        return self._move(
+        searches = config.rescue_after > 0 and config.swap
+        seed = int(rng.integers(1 << 62)) if searches else 0
+        actions = self._move(
             flat,
             flat_goals,
             fields,
@@ -224,9 +227,33 @@ class Shield:
             priorities,
             rng,
             frozen,
-            fixed,
+            self._rescue.fix(flat, frozen) if searches else None,
             config.swap,
             config.allow_rotation,
+        )
+        if searches:
+            self._ahead = _Ahead(self._near[flat, actions], flat_goals, fields, frozen, seed)
+        return actions
+
+    def prepare(self) -> None:
+        """Do now what the next `decide` would do first: search ways out of deadlocks, where the moves will lead.
+
+        The moves are the same whether it is called or not; call it when they are out, and the next ones are out sooner.
+        """
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return
+        progress = self._progress.after(ahead.cells, ahead.goals, ahead.fields)
+        self._rescue.search(
+            ahead.cells,
+            ahead.goals,
+            ahead.fields,
+            progress.stuck,
+            progress.nearest,
+            self.config.rescue_after,
+            ahead.frozen,
+            allow_rotation=self.config.allow_rotation,
+            seed=ahead.seed,
         )
 
     def steps_gained(self, cells: NDArray[np.integer], distances: NDArray[np.int16]) -> NDArray[np.float32]:

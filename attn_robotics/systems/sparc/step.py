@@ -76,5 +76,5 @@ class StepPlanner:
         log_probs = self._policy.step(cells)
         actions = self._shield.decide(
             cells, log_probs, self._policy.priorities, self._goals, self._policy.distances, rng=self._rng
-        )
+        )  # whoever asks waits for the answer: the next call searches, if it must
         return StepPlan(actions, (cells + MOVES[actions]).astype(np.int32), log_probs)

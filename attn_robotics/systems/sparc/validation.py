@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,15 +17,55 @@ from attn_robotics.simulation.instances import Instance, random_instance
 from attn_robotics.systems.sparc import suites
 from attn_robotics.systems.sparc.data import FleetWorlds, TeamMix
 from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP
-from attn_robotics.systems.sparc.lanes import Lane, forward, gumbel_like
+from attn_robotics.systems.sparc.lanes import Lane, decide
 from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.training.graphs import Replayed
 
 RULE_NAMES = {EXPERT: 'expert', SHIELD: 'shield', ONE_WINNER: 'bare', SHIELD_SWAP: 'shield_swap'}
+_CAPTURE = Lock()  # one graph is captured at a time
 
 
 @lru_cache(maxsize=1024)
 def _instance(side: int, density: float, robots: int, seed: int) -> Instance:
     return random_instance(side, density, robots, seed)
+
+
+class Wishes:
+    """Noisy preferences of all fleets of a lane, step by step; on a GPU from the fourth step on as one graph.
+
+    Args:
+        network: decides.
+        lane: worlds.
+        temperature: of the Gumbel noise.
+        seed: of the noise.
+    """
+
+    def __init__(self, network: SparcNetwork, lane: Lane, temperature: float, seed: int) -> None:
+        self._network, self._lane, self._temperature = network, lane, temperature
+        self._state, self._waited = lane.pack()
+        self._message = network.empty_message(*lane.fleet.shape).clone()
+        self._uniform = torch.full((lane.worlds.robots, 5), 0.5, device=lane.device)
+        self._wishes = torch.zeros(lane.worlds.robots, 5, device=lane.device)
+        self._generator = torch.Generator(lane.device).manual_seed(seed)
+        self._decide = Replayed(self._decide_once, lane.device)
+
+    def _decide_once(self) -> None:
+        output = decide(self._network, self._lane, self._state, self._waited, self._message)
+        noise = -torch.log(-torch.log(self._uniform.clamp(1e-10, 1 - 1e-7)))
+        self._wishes.copy_(output.log_probs.flatten(0, 1) + self._temperature * noise)
+        self._message.copy_(output.message)
+
+    def __call__(self) -> NDArray[np.float32]:
+        """Decide once in the worlds' current state: (A, 5)."""
+        state, waited = self._lane.pack()
+        self._state.copy_(state)
+        self._waited.copy_(waited)
+        if self._temperature:
+            self._uniform.uniform_(generator=self._generator)
+        with nullcontext() if self._decide.is_settled else _CAPTURE:
+            self._decide()
+        wishes: NDArray[np.float32] = self._wishes.cpu().numpy()
+        return wishes
 
 
 @torch.no_grad()
@@ -55,20 +97,22 @@ def run_instances(
     for fleet, instance in enumerate(instances):
         worlds.load(fleet, instance.grid, instance.starts, instance.goals)
     worlds.state.rule[:] = rule
-    lane = Lane(worlds, device)
+    stream = torch.cuda.Stream(device) if device.type == 'cuda' else None
+    if stream:
+        stream.wait_stream(torch.cuda.current_stream(device))
     finished = np.full(len(worlds.state.size), -1)
-    for step in range(1, steps + 1):
-        if rule == EXPERT:
-            worlds.label()
-            worlds.step(np.zeros((worlds.robots, 5), np.float32))
-        else:
-            log_probs = forward(network, lane)
-            noisy = log_probs + temperature * gumbel_like(log_probs) if temperature else log_probs
-            wishes = noisy.float().cpu().numpy()
-            worlds.step(wishes + np.float32(distance_weight) * worlds.steps_gained() if distance_weight else wishes)
-        finished[(finished < 0) & (worlds.state.arrived == worlds.state.size)] = step
-        if (finished[: len(instances)] >= 0).all():
-            break
+    with nullcontext() if stream is None else torch.cuda.stream(stream):
+        wish = None if rule == EXPERT else Wishes(network, Lane(worlds, device), temperature, seed)
+        for step in range(1, steps + 1):
+            if wish is None:
+                worlds.label()
+                worlds.step(np.zeros((worlds.robots, 5), np.float32))
+            else:
+                wishes = wish()
+                worlds.step(wishes + np.float32(distance_weight) * worlds.steps_gained() if distance_weight else wishes)
+            finished[(finished < 0) & (worlds.state.arrived == worlds.state.size)] = step
+            if (finished[: len(instances)] >= 0).all():
+                break
     worlds.close()
     arrived = worlds.state.arrived / worlds.state.size
     return finished[: len(instances)], arrived[: len(instances)]

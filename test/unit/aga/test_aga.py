@@ -12,9 +12,10 @@ from attn_robotics.runtime.engine import Engine
 from attn_robotics.systems.aga.analysis import counterfactual_past
 from attn_robotics.systems.aga.baselines import VARIANTS, build_variant
 from attn_robotics.systems.aga.config import AgaConfig
-from attn_robotics.systems.aga.data import ACTIONS, TASKS, Kitchens, Player, adjacent_pairs
-from attn_robotics.systems.aga.evaluate import adjacent_share, main, relations
+from attn_robotics.systems.aga.data import ACTIONS, BACKGROUND, TASKS, Kitchens, Player, adjacent_pairs
+from attn_robotics.systems.aga.evaluate import adjacent_share, analyse, main, relations
 from attn_robotics.systems.aga.export import OUTPUTS, export_stream
+from attn_robotics.systems.aga.fresh import FreshSets, Sets
 from attn_robotics.systems.aga.model import STATE, AgaNetwork, AgaStream
 from attn_robotics.systems.aga.processor import (
     WEIGHTS,
@@ -25,7 +26,8 @@ from attn_robotics.systems.aga.processor import (
     read_labels,
     read_network,
 )
-from attn_robotics.systems.aga.train import Recipe, train
+from attn_robotics.systems.aga.train import Recipe, build_replicas, prepare
+from attn_robotics.training.fit import fit
 
 CONFIG = AgaConfig(features=12, classes=9, width=16, heads=2, queue=4)
 
@@ -210,6 +212,62 @@ def test_kitchens_repeat_under_a_seed_and_differ_by_what_the_shift_says():
     assert lengths.min() >= 2 and lengths.mean() < 7  # an action lasts one to three seconds
 
 
+def test_background_hides_what_is_done_and_leaves_the_rest_as_it_was():
+    world, plain = Kitchens(seed=3, background=0.3), Kitchens(seed=3)
+    (frames, labels), (others, same) = (one.draw(200, 10, range(4), seed=1) for one in (world, plain))
+    hidden = world.hides(200, 10, seed=1)
+    assert 0.25 < hidden.mean() < 0.35 and not plain.hides(200, 10, seed=1).any()
+    assert np.array_equal(labels, same) and np.array_equal(frames[~hidden], others[~hidden])
+    empty = np.stack([world.of_kitchen(number)[BACKGROUND] for number in range(4)])
+    apart = frames - empty[np.arange(200) % 4][:, None]
+    assert apart[hidden].std() == pytest.approx(world.noise, rel=0.05)
+    player = Player(Kitchens(noise=0.0, background=0.5), 0, 0)
+    shown = np.stack([player.step()[1] for _ in range(200)])
+    assert 0.4 < (shown == Kitchens().of_kitchen(0)[BACKGROUND]).all(1).mean() < 0.6
+
+
+def test_fresh_sequences_follow_the_same_grammar_and_are_new_in_every_epoch():
+    worlds = [Kitchens(seed=0, background=0.3), Kitchens(seed=1, noise=0.2)]
+    fresh = FreshSets(worlds, 3000, 12, range(4), torch.device('cpu'))
+    fresh.renew(0)
+    frames, labels = fresh.sets.frames.numpy().copy(), fresh.sets.labels.numpy().copy()
+    alone = FreshSets(worlds[1:], 3000, 12, range(4), torch.device('cpu'))
+    alone.renew(0)
+    assert np.array_equal(alone.sets.labels[0], labels[1]) and np.array_equal(alone.sets.frames[0], frames[1])
+    for index, world in enumerate(worlds):
+        drawn, slow = world.draw(3000, 12, range(4), seed=9)
+
+        def steps(found):
+            pairs = np.zeros((len(ACTIONS),) * 2)
+            np.add.at(pairs, (found[:, :-1], found[:, 1:]), 1.0)
+            return pairs / pairs.sum()
+
+        assert np.abs(steps(labels[index]) - steps(slow)).sum() < 0.2  # two draws of 36,000 steps
+        assert frames[index].std() == pytest.approx(drawn.std(), rel=0.02)
+        means = world.of_kitchen(2)[labels[index, 2::4, :-1]]
+        apart = np.linalg.norm(frames[index, 2::4] - means, axis=-1)
+        usual = 1.5 * world.noise * 8.0  # 64 features
+        assert (apart > usual).mean() == pytest.approx(world.background, abs=0.03)
+    fresh.renew(1)
+    assert (fresh.sets.labels.numpy() != labels).mean() > 0.5
+    fresh.renew(0)
+    assert np.array_equal(fresh.sets.labels.numpy(), labels)
+
+
+def test_gates_are_told_apart_by_what_a_frame_shows():
+    world = Kitchens(seed=0, features=12, background=0.4)
+    config = AgaConfig(features=12, width=16, heads=2, queue=4)
+    sets = Sets.draw([world], 40, 6, range(100, 108), seed=2)
+    found = analyse(build_replicas('aga', config, [0], [(0.5, 0.12)]), sets, config, {0: world}, count=30)
+    rows = {row.name: row.value for row in found.rows('x')}
+    assert {'gate_background/x', 'gate_difference/x', 'evidence_pairs/x'} <= rows.keys()
+    assert all(0.0 < rows[f'gate_{part}/x'] < 1.0 for part in ('background', 'same_action', 'new_action'))
+    plain = analyse(
+        build_replicas('aga', config, [0], [(0.5, 0.12)]), sets, config, {0: Kitchens(features=12)}, count=30
+    )
+    assert 'gate_background/x' not in {row.name for row in plain.rows('x')}
+
+
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=25, deadline=None)
 def test_recall_of_a_perfect_answer_is_one_and_ignores_how_common_classes_are(seed):
@@ -241,8 +299,9 @@ def test_training_resumes_where_it_was_stopped_and_replicas_do_not_touch_each_ot
     recipe = Recipe(sequences=40, steps=6, epochs=2, batch=20, held_out=40)
     config = AgaConfig(width=16, heads=2, queue=4, dropout=0.0)
 
-    def run(name, seeds, **more):
-        return train('aga', tmp_path / name, seeds=seeds, config=config, recipe=recipe, quiet=True, **more)
+    def run(name, seeds, seconds=1e9, resume=False):
+        made = prepare('aga', tmp_path / name, seeds=seeds, config=config, recipe=recipe, resume=resume)
+        return fit([made], seconds=seconds, quiet=True)
 
     from attn_robotics.training.checkpoint import CheckpointError, read_network
 
@@ -268,9 +327,9 @@ def test_what_ships_matches_its_card_and_its_entry_and_answers_streams():
     assert read_labels() == ACTIONS
     network = read_network()
     with torch.no_grad():
-        frames, labels = Kitchens(seed=card['seed'], shift=0.5, noise=card['recipe']['case'][1]).draw(
-            200, 20, range(100, 108), seed=77
-        )
+        frames, labels = Kitchens(
+            seed=card['seed'], **dict(zip(('shift', 'noise', 'background'), card['recipe']['case'], strict=False))
+        ).draw(200, 20, range(100, 108), seed=77)
         whole = network(torch.from_numpy(frames[:1])).softmax(-1)[0].numpy()
         scores = network(torch.from_numpy(frames))[:, -1].numpy()
     hits = (np.argsort(-scores, 1)[:, :5] == labels[:, -1:]).any(1).mean()

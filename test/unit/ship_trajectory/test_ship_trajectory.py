@@ -38,7 +38,8 @@ from attn_robotics.systems.ship_trajectory.processor import (
     read_network,
     read_service,
 )
-from attn_robotics.systems.ship_trajectory.train import Recipe, train
+from attn_robotics.systems.ship_trajectory.train import Recipe, prepare
+from attn_robotics.training.fit import fit
 
 DOMAINS = ('table', 'table_normalised', 'ellipse', 'interpolated')
 
@@ -161,6 +162,21 @@ def test_an_ellipse_reaches_its_four_radii_at_bow_port_stern_and_starboard():
         domain.radii[0] = torch.tensor([4.0, 1.0, 2.0, 3.0])  # bow, stern, port, starboard
         angles = torch.tensor([0.0, math.pi / 2, math.pi, -math.pi / 2])
         torch.testing.assert_close(domain(angles, torch.zeros(4)), torch.tensor([4.0, 2.0, 1.0, 3.0]))
+
+
+@torch.no_grad()
+def test_attention_that_may_choose_nobody_forgets_neighbours_when_it_does():
+    network, (inputs, _) = build('softmax_or_none'), scene()
+    some = network(**inputs).influence.sum(-1)
+    assert (some > 0).all() and (some < 1).all()
+    network.attention.query.weight.zero_()
+    network.attention.query.bias.fill_(1.0)
+    network.attention.nobody.fill_(1e4)
+    found = network(**inputs)
+    assert (found.influence == 0).all()
+    without = build('none')
+    without.load_state_dict({k: v for k, v in network.state_dict().items() if k in without.state_dict()})
+    torch.testing.assert_close(found.paths, without(**inputs).paths)
 
 
 def test_gradients_reach_every_parameter_that_a_close_scene_uses():
@@ -341,13 +357,18 @@ def test_training_resumes_where_it_was_stopped_and_keeps_radii_positive(tmp_path
     recipe = Recipe(scenes=24, epochs=2, batch=12, held_out=10, domain_rate=5.0)
     config = ShipConfig(hidden=8, embedding=4)
 
-    def run(name, **more):
-        return train('table', tmp_path / name, seeds=[0, 1], config=config, recipe=recipe, quiet=True, **more)
+    def run(name, seconds=1e9, resume=False):
+        made = [
+            prepare(fusion, tmp_path / name / fusion, seeds=[0, 1], config=config, recipe=recipe, resume=resume)
+            for fusion in ('table', 'softmax_or_none')
+        ]
+        return fit(made, seconds=seconds, quiet=True)
 
     assert run('whole') and not run('stopped', seconds=0.0) and run('stopped', resume=True)
-    whole, stopped = (read(tmp_path / name)[0] for name in ('whole', 'stopped'))
-    for key in whole:
-        torch.testing.assert_close(stopped[key], whole[key])
+    for fusion in ('softmax_or_none', 'table'):
+        whole, stopped = (read(tmp_path / name / fusion)[0] for name in ('whole', 'stopped'))
+        for key in whole:
+            torch.testing.assert_close(stopped[key], whole[key])
     radii = whole['values.domain/radii']
     assert radii.min() == 0.0 and radii.max() > 0.9  # such a rate would take some far below
     assert main(['--runs', str(tmp_path / 'none')]) == 1

@@ -10,7 +10,7 @@ from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc import evaluate, suites
 from attn_robotics.systems.sparc.actions import MOVES, RIGHT
 from attn_robotics.systems.sparc.learned import LEARNED, LearnedMethod
-from attn_robotics.systems.sparc.report import Row, wilson
+from attn_robotics.systems.sparc.report import Row, plain_command, wilson
 from attn_robotics.systems.sparc.shield import ShieldConfig
 
 SMALL = ['--robots', '4', '--size', '8', '--density', '0.1', '--seeds', '0-3']
@@ -222,3 +222,10 @@ def test_frozen_sets_ship_and_know_which_instances_have_a_solution():
     assert sum(crowded.solvable()) == 97
     with pytest.raises(WorldError, match='seed 100 is not in the frozen set'):
         suites.build('paper', (100,))[2].instance(0)
+
+
+def test_a_result_names_the_command_without_the_folders_of_whoever_ran_it() -> None:
+    command = 'evaluate --instances /home/me/sets/mine.npz --jobs 2 --weights=/home/me/w --json out/of/tree/rows.json'
+    assert plain_command(command) == 'evaluate --instances mine.npz --jobs 2 --weights=w --json rows.json'
+    inside = 'evaluate --instances attn_robotics/systems/sparc/instances/lanes_32.npz'
+    assert plain_command(inside) == inside

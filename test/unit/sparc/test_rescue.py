@@ -95,3 +95,37 @@ def test_a_group_is_the_nearest_robots_by_path_and_leaves_out_those_that_may_not
 def test_a_negative_patience_is_refused() -> None:
     with pytest.raises(ShieldError, match='rescue_after must be at least 0'):
         ShieldConfig(rescue_after=-1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31 - 1))
+def test_moves_are_the_same_whether_ways_out_are_searched_ahead_or_when_they_are_needed(seed: int) -> None:
+    instance = random_instance(8, 0.35, 14, seed)
+    ahead, late = (Shield(instance.grid, ShieldConfig(rescue_after=5)) for _ in range(2))
+    rngs = [np.random.default_rng(seed) for _ in range(2)]
+    distances, cells = distance_fields(instance.grid, instance.goals), instance.starts
+    log_probs, priorities = np.full((instance.robots, 5), np.log(0.2)), Priorities(instance.robots, 0)
+    for _ in range(60):
+        state = (cells, log_probs, priorities.values, instance.goals, distances)
+        actions = ahead.decide(*state, rng=rngs[0])
+        ahead.prepare()
+        ahead.prepare()  # nothing is left to do
+        assert (actions == late.decide(*state, rng=rngs[1])).all()
+        cells = cells + MOVES[actions]
+        priorities.update((cells == instance.goals).all(axis=1))
+
+
+def test_a_plan_made_ahead_is_dropped_when_robots_do_not_stand_where_it_begins() -> None:
+    rng = np.random.default_rng(1)
+    for seed in range(6):
+        instance = random_instance(7, 0.3, 9, seed)
+        shield = Shield(instance.grid, ShieldConfig(rescue_after=1))
+        distances, cells = distance_fields(instance.grid, instance.goals), instance.starts
+        for _ in range(40):
+            priorities = rng.random(9)
+            actions = shield.decide(cells, np.zeros((9, 5)), priorities, instance.goals, distances, rng=rng)
+            shield.prepare()
+            after = cells + MOVES[actions]
+            assert count_conflicts(instance.grid, cells, after) == 0
+            if rng.random() < 0.5:  # otherwise nobody moves, whatever was decided
+                cells = after

@@ -27,6 +27,7 @@ from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, 
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.imitation import Trainer, team_mix
 from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.policy import read_weights
 from attn_robotics.systems.sparc.reinforce import (
     PpoConfig,
     Reinforcer,
@@ -404,7 +405,7 @@ def test_variants_of_the_ablation_take_the_same_number_of_updates(tmp_path: Path
     monkeypatch.setattr(ablation, 'CASES', ((8, 0.3, ONE_WINNER),))
     instance = random_instance(8, 0.1, 4, 0)
     monkeypatch.setattr(ablation, 'frozen_instances', lambda robots, density, count: [instance] * count)
-    settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--device', 'cpu', '--chunk', '2']
+    settings_ = ['--set', 'width=16', '--set', 'layers=1', '--set', 'heads=2', '--devices', 'cpu,cpu', '--chunk', '2']
     assert (
         ablation.main(['--out', str(tmp_path), '--seconds', '1', '--seeds', '1', '--instances', '2', *settings_]) == 0
     )
@@ -418,6 +419,13 @@ def test_variants_of_the_ablation_take_the_same_number_of_updates(tmp_path: Path
     assert len({card['parameters'] for card in cards}) == 1
     assert (tmp_path / 'table.png').read_bytes()[:4] == b'\x89PNG'
     assert 'content_only' in capsys.readouterr().out
+    rows = {row['name']: row for row in json.loads((tmp_path / 'ablation.json').read_text())['rows']}
+    finished = {row['variant']: np.array(row['finished']) >= 0 for row in table['rows']}
+    gain = rows['success_gain/rmha-content_only/8x40/0.30']
+    assert gain['value'] == pytest.approx((finished['rmha'] * 1.0 - finished['content_only']).mean())
+    assert rows['success_rate/no_comm/8x40/0.30']['value'] == finished['no_comm'].mean()
+    card = read_weights(tmp_path / 'weights' / 'content_only.safetensors')[1]
+    assert card['variant'] == 'content_only' and card['results'].startswith('8 robots')
 
 
 @pytest.mark.timeout(110)
