@@ -85,11 +85,13 @@ def compile_in_parallel(arguments: argparse.Namespace) -> None:
 
 def fastest(row: Row, timing: Timing, allowed: float, found: list[dict[str, object]]) -> tuple[Timing, str | None]:
     """Time other configurations of our kernel; a wrong one is reported and does not count."""
+    row.restore()
     chosen, reference = None, flat(row.ours())
     for name, work in row.variants.items():
         entry: dict[str, object] = {'name': f'time/{case_of(row)}/ours_{name}', 'value': None, 'unit': 'us'}
         found.append(entry)
         try:
+            row.restore()
             difference = rms(flat(work()), reference)
             if not difference <= allowed * max(1.0, float(reference.double().square().mean().sqrt())):
                 entry['note'] = f'differs by {difference:.2e} from the default configuration'
@@ -181,6 +183,33 @@ def measure(row: Row, deadline: float, without: tuple[str, ...], tune: bool) -> 
     return found
 
 
+def gates(groups: list[str], patterns: list[str], seeds: range) -> list[dict[str, object]]:
+    """Gate every row once a seed, each with inputs of its own: a race shows now and then."""
+    found: dict[str, dict[str, object]] = {}
+    for seed in tqdm(seeds, desc='gates', file=sys.stderr):
+        for group in groups:
+            torch.manual_seed(seed)
+            for row in ROWS[group]():
+                if not is_wanted(group, row, patterns):
+                    continue
+                case = case_of(row)
+                entry = found.setdefault(
+                    case, {'name': f'gate/{case}', 'value': 0.0, 'unit': '', 'target': 1.0, 'n': 0}
+                )
+                try:
+                    ours, low, truth = row.gate()
+                    share = rms(ours, truth) / (2 * rms(low, truth) + 1e-6)
+                except Exception as problem:
+                    share = float('inf')
+                    entry['note'] = f'{type(problem).__name__}: {problem}'[:200]
+                worst = entry['value']
+                # A NaN is worse than any number.
+                entry['value'] = worst if share <= worst else share  # type: ignore[operator]
+                entry['n'] = entry['n'] + 1  # type: ignore[operator]
+                entry['met'] = bool(entry['value'] <= 1.0)  # type: ignore[operator]
+    return list(found.values())
+
+
 def draw(results: list[dict[str, object]], path: Path) -> None:
     """Bars of time on a logarithmic axis, one group a row."""
     import matplotlib
@@ -257,6 +286,9 @@ def main() -> int:
     parser.add_argument('--tune', action='store_true', help='time other configurations of our kernels, take the best')
     parser.add_argument('--parallel', action='store_true', help='compile all rows in parallel processes first')
     parser.add_argument('--compile-only', action='store_true', help='measure nothing, fill the caches of the compilers')
+    parser.add_argument(
+        '--gates', type=int, default=0, metavar='N', help='measure nothing; pass the gates with N different inputs'
+    )
     parser.add_argument('--from-json', type=Path, help='measure nothing; print and plot an earlier run')
     arguments = parser.parse_args()
     if arguments.from_json:
@@ -270,6 +302,19 @@ def main() -> int:
         return 2
     torch.manual_seed(arguments.seed)
     without = tuple(arguments.without)
+    if arguments.gates:
+        shares = gates(arguments.rows, arguments.only, range(arguments.seed, arguments.seed + arguments.gates))
+        print('error over what the gate allows, worst of all inputs')
+        print(table(shares))
+        if arguments.json:
+            facts = conditions(arguments.seed)
+            typed = ' '.join(['benchmarks/attention.py', *sys.argv[1:]])
+            text = {'schema': 1, 'command': typed, 'conditions': facts, 'rows': shares}
+            write_atomically(arguments.json, json.dumps(text, indent=1) + '\n')
+        return 0 if all(entry['met'] for entry in shares) else 1
+    if arguments.compile_only and arguments.parallel:
+        compile_in_parallel(arguments)
+        return 0
     if arguments.compile_only:
         for name in arguments.rows:
             compile_only(name, arguments.only, without)

@@ -25,13 +25,16 @@ from attn_robotics.kernels import relation as relation_op
 from attn_robotics.kernels import svd as svd_op
 from attn_robotics.kernels.distance import distance_bias, pairwise_distance
 from attn_robotics.kernels.gravity.fused import gravity_forward
+from attn_robotics.kernels.log_linear.fused import log_linear_step_fused
 from attn_robotics.kernels.neighbour_block.fused import neighbour_block_forward
 from attn_robotics.kernels.neighbour_set.fused import neighbour_set_forward
+from attn_robotics.kernels.polynomial.fused import polynomial_step_fused
 from attn_robotics.kernels.random_feature.fused import random_feature_forward
 from attn_robotics.kernels.relation.backward import sets_backward
 from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.fused import relation_forward
 from attn_robotics.kernels.relation.sets import sets_forward
+from attn_robotics.kernels.svd.fused import attend_fused, factorise_fused
 
 Work = Callable[[], object]
 functorch_config.donated_buffer = False  # compiled backward passes are replayed
@@ -51,6 +54,7 @@ class Row:
         bytes_moved: compulsory traffic, for the share of the copy ceiling; 0 where it does not bind.
         eager: baselines that cannot be captured; trying would leave the random generator in capture mode.
         variants: other configurations of our kernel, tried by `--tune`.
+        restore: puts back what calls change, so that configurations can be compared.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Row:
     bytes_moved: int = 0
     eager: tuple[str, ...] = ()
     variants: dict[str, Work] = field(default_factory=dict)
+    restore: Work = lambda: None
 
 
 def _random(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -182,7 +187,9 @@ def neighbour_sets() -> Iterator[Row]:
             biased = s - a[h] * torch.log1p(c[h] * torch.sqrt(x * x + y * y))
             return torch.where(j < n[b], biased, -float('inf'))
 
-        baselines = {**_libraries(q, k, v, mask), 'flex': _flex(q, k, v, score)}
+        baselines = _libraries(q, k, v, mask)
+        if 'flex' in targets:  # it takes long to compile
+            baselines['flex'] = _flex(q, k, v, score)
         yield Row(
             'neighbour sets',
             f'{sets},{heads},{slots},{width}',
@@ -194,7 +201,7 @@ def neighbour_sets() -> Iterator[Row]:
             variants=_variants(
                 lambda c, a=arguments, w=width: neighbour_set_forward(*a, law='power', scale=w**-0.5, config=c),
                 *(
-                    {16: [(1, 16, 1), (2, 16, 1), (2, 16, 2), (4, 16, 2)], 8: [(1, 16, 1), (2, 16, 1), (2, 16, 2)]}
+                    {16: [(1, 16, 1), (2, 16, 1), (2, 16, 2), (8, 16, 4)], 8: [(2, 16, 1), (4, 16, 1), (4, 16, 2)]}
                     | {32: [(2, 32, 2), (1, 32, 2)], 128: [(1, 16, 2), (1, 16, 4)]}
                 )[slots],
             ),
@@ -202,16 +209,21 @@ def neighbour_sets() -> Iterator[Row]:
 
 
 RELATION_TRIED: dict[int, list[tuple[Callable[..., Tensor], list[tuple[int, ...]]]]] = {
-    8: [(sets_forward, [(64, 4, 3, 2), (64, 4, 2, 2), (64, 4, 3, 3)])],
-    32: [(sets_forward, [(32, 2, 3, 4), (32, 2, 2, 4), (64, 4, 3, 2)]), (relation_forward, [(2, 64, 64, 4, 1)])],
+    8: [(sets_forward, [(64, 4, 2, 2), (64, 4, 4, 2), (64, 4, 2, 3), (32, 2, 3, 4)])],
+    32: [(sets_forward, [(32, 2, 3, 4), (32, 2, 2, 5), (64, 4, 2, 2)])],
     1024: [
-        (flash_forward, [(16, 128, 4, 1), (32, 128, 8, 1), (32, 64, 4, 2), (16, 64, 4, 2)]),
+        (flash_forward, [(16, 128, 4, 1, 4), (32, 128, 8, 1, 4), (16, 64, 4, 2, 4), (16, 128, 4, 1, 1)]),
         (relation_forward, [(0, 32, 128, 8, 1)]),
     ],
     128: [
-        (flash_forward, [(16, 128, 4, 1), (16, 128, 8, 1), (16, 64, 4, 2)]),
+        (flash_forward, [(16, 128, 4, 1, 1), (16, 64, 4, 1, 2), (16, 32, 2, 1, 4)]),
         (relation_forward, [(0, 16, 128, 8, 1)]),
     ],
+}
+# Passes over pairs and over either side: rows of a tile, warps, stages, programs a processor.
+BACKWARD_TRIED = {
+    8: [((64, 4, 1, 2), (64, 8, 1, 1)), ((32, 4, 2, 2), (32, 4, 2, 2)), ((64, 8, 1, 1), (64, 4, 1, 2))],
+    32: [((64, 8, 1, 1), (32, 4, 1, 2)), ((32, 2, 1, 4), (64, 8, 2, 1)), ((32, 4, 2, 2), (64, 4, 1, 2))],
 }
 
 
@@ -279,9 +291,9 @@ def relations() -> Iterator[Row]:
             7 * q.numel() * 2 + relation.numel() * 2,
             variants=_variants(
                 lambda c, a=(q, k, v, *tables, relation, seed), s=scale: sets_backward(*a, scale=s, config=c),
-                (64, 4, 2), (32, 2, 4), (32, 4, 2),
+                *BACKWARD_TRIED[slots],
             ),
-        )  # fmt: skip
+        )
 
 
 def gravities() -> Iterator[Row]:
@@ -310,7 +322,7 @@ def gravities() -> Iterator[Row]:
                 q, k, v, alpha, beta, None, None, None,
                 metric='index', causal=True, placement='logit', scale=0.125, config=c,
             ),
-            (64, 64, 4, 2), (128, 64, 8, 2), (64, 64, 8, 2),
+            (64, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (128, 128, 8, 2),
         ),
     )  # fmt: skip
     cells = torch.stack(torch.meshgrid(torch.arange(40), torch.arange(40), indexing='ij'), -1).reshape(1, 1600, 2)
@@ -334,7 +346,14 @@ def gravities() -> Iterator[Row]:
         map_gate,
         {**_libraries(x, y, z, stored.expand(16, -1, -1, -1)), 'flex': _flex(x, y, z, map_score)},
         {'flex': 10.0, 'cudnn': 1.7},
-    )
+        variants=_variants(
+            lambda c: gravity_forward(
+                x, y, z, alpha, beta, positions, positions, None,
+                metric='euclidean', causal=False, placement='logit', scale=32**-0.5, config=c,
+            ),
+            (64, 64, 4, 2), (128, 64, 8, 2), (64, 128, 4, 3), (128, 64, 4, 2),
+        ),
+    )  # fmt: skip
 
 
 def log_linears() -> Iterator[Row]:
@@ -381,19 +400,27 @@ def log_linears() -> Iterator[Row]:
     state.levels.normal_().mul_(active[..., None, None])
     state.last_key.normal_()
     state.last_value.normal_()
+    kept = state.clone()
+
+    def restore() -> None:
+        for mine, its in zip(vars(state).values(), vars(kept).values(), strict=True):
+            mine.copy_(its)
+
     # Bytes of this step and the next ones: levels in use are read, the one the carry reaches is read or written.
     used = sum(bin(int(t)).count('1') for t in state.step[:, 0].tolist()) * heads
     row_bytes = 64 * 64 * 4
 
     def step_gate() -> tuple[Tensor, Tensor, Tensor]:
         outs = []
+        steps = 4  # what one leaves behind is what the next one reads
         for path, dtype in (('fused', torch.float32), ('naive', torch.float32), ('naive', torch.float64)):
             copy = log_linear_op.LogLinearState(
                 *(x.to(dtype) if x.is_floating_point() else x.clone() for x in vars(state.clone()).values())
             )
             with dispatch.forcing(path):
                 values = [x.to(dtype) if dtype == torch.float64 else x for x in (q, k, v, g, lam)]
-                outs.append(log_linear_op.log_linear_step(*values, copy))
+                tokens = [[x.roll(turn, 0) for x in values] for turn in range(steps)]
+                outs.append(torch.stack([log_linear_op.log_linear_step(*token, copy) for token in tokens]))
         return outs[0], outs[1], outs[2]
 
     yield Row(
@@ -404,6 +431,8 @@ def log_linears() -> Iterator[Row]:
         {},
         {'copy': 0.8},
         used * row_bytes + 2 * streams * heads * (64 + 64) * 4 + 4 * q.numel() * 2,
+        variants=_variants(lambda c: log_linear_step_fused(q, k, v, g, lam, state, warps=c), 1, 2, 8),
+        restore=restore,
     )
 
 
@@ -421,7 +450,9 @@ def polynomials() -> Iterator[Row]:
             with dispatch.forcing(path):
                 start = torch.full_like(state, 0.1, dtype=dtype or torch.float32)
                 seen = torch.full_like(count, 3.0, dtype=dtype or torch.float32)
-                outs.append(polynomial_op.polynomial_step(*values, start, seen))
+                tokens = [[x.roll(turn, 0) for x in values] for turn in range(3)]
+                found = [polynomial_op.polynomial_step(*token, start, seen) for token in tokens]
+                outs.append(torch.stack([*found, start.to(found[0].dtype)]))
         return outs[0], outs[1], outs[2]
 
     yield Row(
@@ -432,6 +463,8 @@ def polynomials() -> Iterator[Row]:
         {},
         {'copy': 0.8},
         projected.numel() * (3 * 2 + 2 * 4),
+        variants=_variants(lambda c: polynomial_step_fused(projected, gate, state, count, degree=2, warps=c), 2, 4, 16),
+        restore=lambda: (state.zero_(), count.zero_()),
     )
 
 
@@ -459,8 +492,8 @@ def random_features() -> Iterator[Row]:
         4 * q.numel() * 2,
         variants=_variants(
             lambda c: random_feature_forward(q, k, v, low, None, None, scale=0.125, config=c),
-            ((128, 64, 4, 3), (64, 4, 1, 2)), ((128, 64, 4, 4), (64, 4, 1, 3)), ((128, 128, 8, 3), (64, 4, 1, 4)),
-            ((256, 64, 8, 2), (64, 8, 1, 2)), ((128, 128, 4, 2), (128, 8, 1, 2)),
+            ((128, 64, 4, 4), (64, 4, 1, 3)), ((128, 128, 8, 3), (64, 4, 2, 2)), ((64, 64, 4, 3), (64, 4, 1, 2)),
+            ((128, 128, 4, 2), (128, 8, 1, 1)),
         ),
     )  # fmt: skip
 
@@ -497,7 +530,13 @@ def factorisations() -> Iterator[Row]:
         {'flash': 4.0, 'eigh': 100.0},
         history.numel() * 2,
         eager=('eigh',),
-    )
+        variants=_variants(
+            lambda c: attend_fused(
+                candidates, *(factorise_fused(history, 32, None, warps=c[0]).tokens,) * 2, scale=0.125, rows=c[1]
+            ),
+            (2, 64), (8, 64), (4, 128),
+        ),
+    )  # fmt: skip
 
 
 def preferences() -> Iterator[Row]:
@@ -550,7 +589,7 @@ def blocks() -> Iterator[Row]:
         2 * x.numel() * 2,
         variants=_variants(
             lambda c: neighbour_block_forward(*arguments, heads=heads, eps=1e-5, config=c),
-            (64, 4, 2), (64, 4, 3), (128, 8, 3),
+            (64, 4, 3), (64, 4, 1), (128, 8, 3),
         ),
     )  # fmt: skip
 

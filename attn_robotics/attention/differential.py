@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attn_robotics.attention.heads import split
 from attn_robotics.kernels.differential import differential_attention
+from attn_robotics.kernels.masking import zero_padding
 
 
 class DifferentialAttention(nn.Module):
@@ -56,7 +57,11 @@ class DifferentialAttention(nn.Module):
         Returns:
             (B, Q, width).
         """
+        is_self = memory is None
         memory = x if memory is None else memory
+        if keep is not None and keep.ndim == 4 and keep.shape[1] == keep.shape[2] == 1:  # a mask of keys alone
+            memory = zero_padding(memory, keep[:, 0, 0])
+            x = memory if is_self else x
         q = split(self.query(x), 2 * self.heads).chunk(2, 1)
         k = split(self.key(memory), 2 * self.heads).chunk(2, 1)
         v = split(self.value(memory), self.heads)

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 
 from attn_robotics.attention.heads import check_heads, join, split
 from attn_robotics.kernels.gravity import gravity_attention
+from attn_robotics.kernels.masking import keep_from_lengths, zero_padding
 
 
 def grid_positions(rows: int, columns: int, device: torch.device | None = None) -> Tensor:
@@ -67,6 +68,8 @@ class GravityAttention(nn.Module):
         Returns:
             (B, N, width).
         """
+        if lengths is not None:
+            x = zero_padding(x, keep_from_lengths(lengths, x.shape[1]))
         q, k, v = (split(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         alpha, beta = self.exponents()
         places = None if positions is None else positions.expand(x.shape[0], -1, -1)

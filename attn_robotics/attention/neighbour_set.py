@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from attn_robotics.attention.heads import check_heads, join, split
+from attn_robotics.kernels.masking import keep_from_lengths, zero_padding
 from attn_robotics.kernels.neighbour_set import neighbour_set_attention
 
 
@@ -39,6 +40,8 @@ class NeighbourSetAttention(nn.Module):
         Returns:
             (B, N, width); padded members are zero.
         """
+        if lengths is not None:  # NaN in the padding must not reach the weights' gradients either
+            x = zero_padding(x, keep_from_lengths(lengths, x.shape[1]))
         q, k, v = (split(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         alpha, beta = softplus(self.raw_alpha), softplus(self.raw_beta)
         out: Tensor = self.out(join(neighbour_set_attention(q, k, v, positions, alpha, beta, lengths)))

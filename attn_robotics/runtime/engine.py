@@ -61,6 +61,7 @@ class Engine:
         self._clock = clock
         self._lock = threading.Lock()
         self._lanes: dict[tuple[str, int], Lane] = {}
+        self._waiting_for_load: dict[str, int] = {}  # requests by model
         self._sequence = itertools.count()
         self._closed = False
         self._switch_interval = sys.getswitchinterval()
@@ -104,12 +105,12 @@ class Engine:
         return self._residency.loading()
 
     def entry(self, name: str) -> ModelEntry:
-        """The entry of a loaded model.
+        """The entry of a model that answers: loaded, or evicted and back on demand.
 
         Raises:
             EngineError: `not_loaded`.
         """
-        return self._residency.find(name).entry
+        return self._residency.entry(name)
 
     # Requests.
 
@@ -117,7 +118,7 @@ class Engine:
         """Queue a request and return at once. The arrays must stay unchanged until it is answered.
 
         Args:
-            model: a loaded model's name.
+            model: name of a loaded model, or of one that was evicted, which is then loaded again first.
             inputs: numpy arrays or torch tensors (on any device) by name.
             options: see `RequestOptions`.
 
@@ -126,12 +127,15 @@ class Engine:
             until the request's batch starts. Callbacks run in the engine's threads: hand over and return.
         """
         future: Future[Reply] = Future()
-        try:
-            request = self._admit(model, inputs, **options)
-            request.future = future
-            self._dispatch(request, direct=False)
-        except EngineError as error:
-            future.set_exception(error)
+        arrived = self._clock()
+        coming = self._residency.bring_back(model)
+        if coming is None:
+            self._enter(future, model, inputs, arrived, options)
+        elif self._wait_for_load(model, +1):
+            coming.add_done_callback(lambda done: self._enter_late(done, future, model, inputs, arrived, options))
+        else:
+            self._residency.count(model, 'queue_full')
+            future.set_exception(EngineError('queue_full', f'{model} is being loaded and enough requests wait for it'))
         return future
 
     def infer(self, model: str, inputs: Mapping[str, Array], **options: Unpack[RequestOptions]) -> Reply:
@@ -143,7 +147,9 @@ class Engine:
         Raises:
             EngineError: why there is no answer.
         """
-        request = self._admit(model, inputs, **options)
+        if self._residency.bring_back(model) is not None:
+            return self._infer_late(model, inputs, options)
+        request = self._admit(model, inputs, self._clock(), **options)
         if request.stream_id:
             request.future = Future()  # it may have to stand in line
         self._dispatch(request, direct=True)
@@ -227,12 +233,95 @@ class Engine:
         """Close."""
         self.close()
 
+    # Requests for models that were evicted.
+
+    def _wait_for_load(self, name: str, more: int) -> bool:
+        """Note that one more request waits for a load, or one less; False where its queue's limit is reached."""
+        with self._lock:
+            waiting = self._waiting_for_load.get(name, 0) + more
+            if more > 0 and waiting > self._load_limit(name):
+                return False
+            self._waiting_for_load[name] = waiting
+            if not waiting:
+                del self._waiting_for_load[name]
+        return True
+
+    def _load_limit(self, name: str) -> int:
+        try:
+            return self._residency.entry(name).queue_limit
+        except EngineError:  # the load ended a moment ago
+            return 1
+
+    def _enter_late(
+        self,
+        load: Future[ModelStatus],
+        future: Future[Reply],
+        model: str,
+        inputs: Mapping[str, Array],
+        arrived: float,
+        options: RequestOptions,
+    ) -> None:
+        """Queue a request that has waited for its model; in the loader's thread."""
+        self._wait_for_load(model, -1)
+        failure = load.exception()
+        if future.cancelled():
+            is_late = self._clock() > arrived + self._deadline_of(model, options)
+            self._residency.count(model, 'expired' if is_late else 'cancelled')
+            return
+        if failure is None:
+            self._enter(future, model, inputs, arrived, options)
+            return
+        error = _of_load(model, failure)
+        self._residency.count(model, error.reason)
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
+
+    def _infer_late(self, model: str, inputs: Mapping[str, Array], options: RequestOptions) -> Reply:
+        """Wait for a model to come back and for its answer, but not beyond the request's deadline."""
+        limit_s = self._deadline_of(model, options)
+        future = self.submit(model, inputs, **options)
+        try:
+            return future.result(limit_s)
+        except TimeoutError:
+            if future.cancel():
+                late = f'{model} was evicted and is still being loaded; ask again or allow more time'
+                raise EngineError('expired', late) from None
+        return future.result()  # it runs already
+
+    def _deadline_of(self, model: str, options: RequestOptions) -> float:
+        limit_s = options.get('deadline_s')
+        if limit_s is None:
+            try:
+                limit_s = self._residency.entry(model).deadline_s
+            except EngineError:  # the load failed a moment ago, which submit will say
+                limit_s = 1.0
+        return min(max(0.0, limit_s), 1e6)
+
     # Requests on their way.
+
+    def _enter(
+        self,
+        future: Future[Reply],
+        model: str,
+        inputs: Mapping[str, Array],
+        arrived: float,
+        options: RequestOptions,
+    ) -> None:
+        """Check a request and queue it."""
+        try:
+            request = self._admit(model, inputs, arrived, **options)
+        except EngineError as error:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+            return
+        request.future = future
+        self._dispatch(request, direct=False)
 
     def _admit(
         self,
         name: str,
         inputs: Mapping[str, Array],
+        arrived: float,
         version: str = '',
         deadline_s: float | None = None,
         priority: int = 0,
@@ -241,7 +330,6 @@ class Engine:
         on_device: bool = False,
     ) -> Request:
         """Check a request; from here on its model stays until the request is settled."""
-        arrived = self._clock()
         model = self._residency.acquire(name, arrived)
         entry = model.entry
         try:
@@ -383,15 +471,18 @@ class Engine:
         return True
 
     def _execute(self, model: LoadedModel, batch: Sequence[Request], lane: int) -> Executed:
-        try:
-            return model.backend.execute(batch, lane)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            log.warning('%s: out of memory, evicting idle models and trying once more', model.entry.name)
-        # Outside the handler, so that the exception's frames no longer hold tensors.
-        self._residency.evict_idle(model.backend.device, f'{model.entry.name} ran out of memory')
-        return model.backend.execute(batch, lane)
+        evicted = True
+        while True:
+            try:
+                return model.backend.execute(batch, lane)
+            except Exception as error:
+                if not is_out_of_memory(error) or not evicted:
+                    raise
+            # Outside the handler, so that the exception's frames no longer hold tensors. Where no idle model is left,
+            # one more try: memory that was cached in other sizes has been given back.
+            evicted = self._residency.evict_one(model.backend.device, f'{model.entry.name} ran out of memory')
+            what = 'evicted the least recently used idle model' if evicted else 'no idle model is left to evict'
+            log.warning('%s: out of memory, %s, trying again', model.entry.name, what)
 
     def _answer(
         self, model: LoadedModel, batch: Sequence[Request], executed: Executed, started: float, wall: float
@@ -428,6 +519,12 @@ class Engine:
             self._settle(request, reply=reply)
 
 
+def _of_load(model: str, failure: BaseException) -> EngineError:
+    """A load's failure, told to one of many who waited for it: each gets an error of its own."""
+    reason: Reason = failure.reason if isinstance(failure, EngineError) else 'backend'
+    return EngineError(reason, f'{model} was evicted and could not be loaded again: {failure}')
+
+
 _DROPPED: dict[Reason, str] = {
     'expired': 'the deadline passed while the request waited; send less or allow more time',
     'displaced': 'a request of higher priority took the place in the full queue',
@@ -439,7 +536,9 @@ _DROPPED: dict[Reason, str] = {
 def _translate(model: LoadedModel, error: Exception) -> EngineError:
     if is_out_of_memory(error):
         return EngineError(
-            'out_of_memory', f'{model.entry.name} ran out of memory twice; send smaller requests or unload a model'
+            'out_of_memory',
+            f'{model.entry.name} ran out of memory and no idle model is left to evict; send smaller requests or '
+            'unload a model',
         )
     return EngineError('backend', f'{model.entry.name} failed: {describe(error)}')
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,13 +14,16 @@ from enum import IntEnum
 from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.backends.base import is_out_of_memory
 from attn_robotics.runtime.catalogue import Catalogue, ModelEntry
-from attn_robotics.runtime.errors import EngineError, one_line
+from attn_robotics.runtime.errors import EngineError, Reason, one_line
 from attn_robotics.runtime.memory import give_back, settle
 from attn_robotics.runtime.metrics import ModelMetrics
 from attn_robotics.runtime.models import LoadedModel, open_model
 from attn_robotics.runtime.streams import StreamStore
 
 log = logging.getLogger(__name__)
+
+# How long a model that comes back on demand waits for another one to be idle for a moment, and other loads with it.
+ROOM_WAIT_S = 2.0
 
 
 class ModelState(IntEnum):
@@ -81,10 +85,13 @@ class Residency:
         self._idle = threading.Condition(self._lock)
         self._models: dict[str, LoadedModel] = {}
         self._held: set[LoadedModel] = set()  # with memory: those above and retired ones at their last requests
+        self._needs_room = False  # a load waits for somebody to be idle
         self._unknown = ModelMetrics()
         self._metrics: dict[str, ModelMetrics] = {'': self._unknown}  # '' counts requests for models never loaded
         self._notes: dict[str, tuple[ModelState, str]] = {}
         self._progress: dict[str, Progress] = {}  # of loads under way
+        self._evicted: dict[str, ModelEntry] = {}  # come back when somebody asks for them
+        self._coming: dict[str, Future[ModelStatus]] = {}  # loads of those, under way
         self._loader = ThreadPoolExecutor(1, 'engine-loader')
         self._closer = ThreadPoolExecutor(1, 'engine-closer')  # so that giving back need not wait for a long load
         self._closed = False
@@ -111,12 +118,19 @@ class Residency:
     def unload(self, name: str) -> Future[None]:
         """Stop answering for a model at once, and give its memory back after the requests under way.
 
+        A model that was evicted does not come back on demand any more.
+
         Raises:
             EngineError: `not_loaded`.
         """
         done: Future[None] = Future()
         with self._lock:
             model = self._models.get(name)
+            was_evicted = self._evicted.pop(name, None) is not None
+            if model is None and was_evicted:
+                self._notes.pop(name, None)
+                done.set_result(None)
+                return done
             if model is None:
                 raise EngineError('not_loaded', f'model {name[:100]!r} is not loaded')
             self._notes.pop(name, None)
@@ -178,6 +192,33 @@ class Residency:
             raise EngineError('not_loaded', f'model {str(name)[:100]!r} is not loaded; loaded are: {loaded}')
         return model
 
+    def entry(self, name: str) -> ModelEntry:
+        """The entry of a model that answers: loaded, or evicted and back on demand.
+
+        Raises:
+            EngineError: `not_loaded`.
+        """
+        return self._evicted.get(name) or self.find(name).entry
+
+    def bring_back(self, name: str) -> Future[ModelStatus] | None:
+        """Load an evicted model again; None where there is none of this name. Any number may wait for one load."""
+        if name not in self._evicted:  # without the lock: every request passes here
+            return None
+        with self._lock:
+            if name not in self._evicted or self._closed:
+                return None
+            coming = self._coming.get(name)
+            if coming is None:
+                self._notes[name] = (ModelState.LOADING, 'evicted before, asked for again')
+                coming = self._coming[name] = self._loader.submit(self._load, name, None, ROOM_WAIT_S)
+        return coming
+
+    def count(self, name: str, reason: Reason) -> None:
+        """Count a request that was refused before it had a model."""
+        with self._lock:
+            metrics = self._metrics.get(name, self._unknown)
+        metrics.dropped(reason)
+
     def acquire(self, name: str, now: float) -> LoadedModel:
         """A loaded model, which stays until it is released.
 
@@ -198,8 +239,9 @@ class Residency:
         """End an `acquire`."""
         with self._lock:
             model.pending -= 1
-            if not model.pending and model.on_idle is not None:
-                self._closer.submit(model.on_idle)
+            if not model.pending and (model.on_idle is not None or self._needs_room):
+                if model.on_idle is not None:
+                    self._closer.submit(model.on_idle)
                 self._idle.notify_all()
 
     def models(self) -> dict[str, LoadedModel]:
@@ -260,30 +302,51 @@ class Residency:
     def _memory(self, device: str) -> int:
         return sum(model.memory_bytes for model in self._held if model.backend.device == device)
 
-    def evict_idle(self, device: str, why: str, needed: int | None = None, keep: str = '') -> None:
-        """Close idle models of a device, least recently used first, until `needed` bytes fit; all when None."""
-        while True:
-            with self._lock:
-                if needed is not None and (self._budget is None or self._memory(device) + needed <= self._budget):
-                    break
-                idle = [
-                    model
-                    for name, model in self._models.items()
-                    if model.backend.device == device and name != keep and not model.pending and model.memory_bytes
-                ]
-                # A stream's state would be lost with its model.
-                idle = [model for model in idle if not len(model.streams)]
-                if not idle:
-                    break
-                oldest = min(idle, key=lambda model: model.used)
+    def evict_one(self, device: str, why: str, keep: str = '') -> bool:
+        """Close the least recently used idle model of a device and give its memory back; False when there is none."""
+        with self._lock:
+            idle = self._evictable(device, keep)
+            oldest = min(idle, key=lambda model: model.used, default=None)
+            if oldest is not None:
                 del self._models[oldest.entry.name]
                 self._notes[oldest.entry.name] = (ModelState.UNLOADED, f'evicted: {why}')
-            log.warning('%s evicted: %s', oldest.entry.name, why)
-            self._close_model(oldest)
-        if needed is None:
+                self._evicted[oldest.entry.name] = oldest.entry
+        if oldest is None:
             give_back()
+            return False
+        log.warning('%s evicted: %s', oldest.entry.name, why)
+        self._close_model(oldest)
+        return True
 
-    def _load(self, name: str, on_progress: Callable[[Progress], None] | None) -> ModelStatus:
+    def _evictable(self, device: str, keep: str) -> list[LoadedModel]:
+        """Idle models of a device, but those whose streams' state would be lost; the lock is held."""
+        return [
+            model
+            for name, model in self._models.items()
+            if model.backend.device == device
+            and name != keep
+            and not model.pending
+            and model.memory_bytes
+            and not len(model.streams)
+        ]
+
+    def _make_room(self, device: str, needed: int, why: str, keep: str, patience_s: float) -> None:
+        """Evict until `needed` bytes fit the budget or no model is left that is idle, or is so before long."""
+        end = time.monotonic() + patience_s
+        while True:
+            with self._lock:
+                if self._budget is None or self._memory(device) + needed <= self._budget:
+                    return
+            if self.evict_one(device, why, keep):
+                continue
+            with self._lock:
+                self._needs_room = True
+                found = self._idle.wait_for(lambda: self._evictable(device, keep), max(0.0, end - time.monotonic()))
+                self._needs_room = False
+            if not found:
+                return
+
+    def _load(self, name: str, on_progress: Callable[[Progress], None] | None, patience_s: float = 0.0) -> ModelStatus:
         def step(stage: str, done: int, total: int) -> None:
             self._progress[name] = progress = Progress(name, stage, done, total)
             if on_progress is not None:
@@ -294,9 +357,11 @@ class Residency:
 
         try:
             try:
-                self._replace(name, step)
+                self._replace(name, step, patience_s)
             finally:
                 self._progress.pop(name, None)
+                with self._lock:
+                    self._coming.pop(name, None)
         except Exception as error:
             log.debug('loading %s failed', name, exc_info=True)
             failure = error if isinstance(error, EngineError) else EngineError('backend', f'{name}: {describe(error)}')
@@ -304,6 +369,8 @@ class Residency:
             settle()
             return self.status(name)
         with self._lock:
+            if failure.reason != 'out_of_memory':  # which may be over soon; else every request would try again
+                self._evicted.pop(name, None)
             if failure.reason == 'unknown_model':
                 self._notes.pop(name, None)  # anybody may ask for any name: keep none of them
             else:
@@ -313,7 +380,7 @@ class Residency:
             give_back()
         raise failure
 
-    def _replace(self, name: str, step: Callable[[str, int, int], None]) -> None:
+    def _replace(self, name: str, step: Callable[[str, int, int], None], patience_s: float) -> None:
         """Open a version and let it take over."""
         if self._closed:
             raise EngineError('stopped', 'the engine is shutting down')
@@ -326,7 +393,7 @@ class Residency:
         device = model.backend.device
         with self._lock:  # what was unloaded a moment ago must not count against the budget
             self._idle.wait_for(lambda: not any(m.on_idle is not None and not m.pending for m in self._held))
-        self.evict_idle(device, f'room for {name}', model.memory_bytes, keep=name)
+        self._make_room(device, model.memory_bytes, f'room for {name}', name, patience_s)
         with self._lock:
             free = None if self._budget is None else self._budget - self._memory(device)
             fits = (free is None or model.memory_bytes <= free) and not self._closed
@@ -335,6 +402,7 @@ class Residency:
                     self._retire(old)
                 self._models[name] = model
                 self._held.add(model)
+                self._evicted.pop(name, None)
                 model.used = self._clock()
                 streams.entry = entry
                 self._notes.pop(name, None)
@@ -351,20 +419,28 @@ class Residency:
     def _open(
         self, entry: ModelEntry, metrics: ModelMetrics, streams: StreamStore, step: Callable[[str, int, int], None]
     ) -> LoadedModel:
-        try:
-            return open_model(entry, metrics, streams, step, self._clock)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            log.warning('%s: out of memory while loading, evicting idle models and trying once more', entry.name)
-        for device in {model.backend.device for model in list(self._models.values())}:
-            self.evict_idle(device, f'{entry.name} ran out of memory while loading', keep=entry.name)
-        try:
-            return open_model(entry, metrics, streams, step, self._clock)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            raise EngineError('out_of_memory', f'{entry.name} does not fit in memory: {describe(error)}') from error
+        why = f'{entry.name} ran out of memory while loading'
+        evicted = True
+        while True:
+            try:
+                return open_model(entry, metrics, streams, step, self._clock)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = describe(error)
+            if not evicted:
+                raise EngineError(
+                    'out_of_memory', f'{entry.name} does not fit in memory and no idle model is left: {failure}'
+                )
+            evicted = self.evict_one(self._device_of(entry), why, keep=entry.name)
+            log.warning('%s: out of memory while loading, trying again', entry.name)
+
+    def _device_of(self, entry: ModelEntry) -> str:
+        """Where an entry that is not open yet will be: auto means the first CUDA device wherever there is one."""
+        if entry.device not in ('auto', 'cuda'):
+            return entry.device
+        used = {model.backend.device for model in list(self._models.values())}
+        return 'cuda:0' if entry.device == 'cuda' or 'cuda:0' in used else 'cpu'
 
 
 def bare(error: BaseException) -> None:

@@ -203,9 +203,14 @@ def log_linear_forward(
 def _step(
     q, k, v, g, lam, o, levels, log_decay, last_key, last_value, step,
     q_b, q_h, k_b, k_h, v_b, v_h, g_b, g_h, l_b, l_h, heads,
-    LEVELS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
+    LEVELS: tl.constexpr, SLOTS: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr,
 ):  # fmt: skip
-    """One token of one head of one stream: reads the levels in use, writes the one that the carry reaches."""
+    """One token of one head of one stream: reads the levels in use, writes the one that the carry reaches.
+
+    Every warp of the program reads step, decays and last token, some later than others: they are written last, behind a
+    barrier. No other program touches a stream's level; before the last level, the only one that is read and written in
+    one step, a barrier waits for threads that hold copies of it.
+    """
     row = tl.program_id(0).to(tl.int64)
     b, h = row // heads, row % heads
     x = tl.arange(0, KEY)
@@ -217,6 +222,8 @@ def _step(
     lam += b * l_b + h * l_h
     seen = tl.load(step + row)
     log_decay += row * LEVELS
+    every = tl.arange(0, SLOTS)
+    decays = tl.load(log_decay + every, mask=every < LEVELS, other=0.0)
     size: tl.constexpr = KEY * VALUE
     tile = x[:, None] * VALUE + y[None, :]
     levels += row * (LEVELS - 1) * size
@@ -233,19 +240,22 @@ def _step(
                 if present == 1 or level == LEVELS - 1:
                     if level == LEVELS - 1:
                         merged += tl.load(at) * tl.exp(owed)
+                        tl.debug_barrier()
                     arrived = level
                     tl.store(at, merged)
-                    tl.store(log_decay + level, gate)
                     read = tl.sum(q_row[:, None] * merged, 0)
                     out += tl.load(lam + level).to(tl.float32) * tl.exp(gate) * read
                 else:
                     merged += tl.load(at) * tl.exp(owed)
-                    tl.store(log_decay + level, -float('inf'))
             else:
                 if present == 1 or level == LEVELS - 1:
                     read = tl.sum(q_row[:, None] * tl.load(at), 0)
                     out += tl.load(lam + level).to(tl.float32) * tl.exp(owed + gate) * read
-                    tl.store(log_decay + level, owed + gate)
+        in_use = ((seen >> tl.maximum(every - 1, 0)) & 1 == 1) | (every == LEVELS - 1)
+        decays = tl.where((every > arrived) & in_use, decays + gate, decays)
+        decays = tl.where(every == arrived, gate, tl.where((every > 0) & (every < arrived), -float('inf'), decays))
+    tl.debug_barrier()
+    tl.store(log_decay + every, decays, mask=every < LEVELS)
     tl.store(last_key + row * KEY + x, k_row)
     tl.store(last_value + row * VALUE + y, v_row)
     tl.store(step + row, seen + 1)
@@ -262,6 +272,7 @@ def log_linear_step_fused(
         _step[(q.shape[0] * q.shape[1],)](
             q, k, v, g, lam, out, state.levels, state.log_decay, state.last_key, state.last_value, state.step,
             *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *g.stride(), *lam.stride()[:2], q.shape[1],
-            LEVELS=lam.shape[-1], KEY=q.shape[-1], VALUE=v.shape[-1], num_warps=warps,
+            LEVELS=lam.shape[-1], SLOTS=triton.next_power_of_2(lam.shape[-1]),
+            KEY=q.shape[-1], VALUE=v.shape[-1], num_warps=warps,
         )  # fmt: skip
     return out

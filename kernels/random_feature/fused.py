@@ -2,7 +2,8 @@
 
 Keys: splits of the sequence each sum features times values around the maximum of every feature, which stays inside a
 warp; a second small kernel joins them. Queries: features, normalisation and the product with the sum in one pass, by
-programs that keep projections and sums on the chip. The query norm cancels and is never computed.
+programs that keep projections and sums on the chip. The query norm cancels and is never computed. Where the GPU can do
+that, the second and third kernel start while the one before ends.
 """
 
 # Triton's language only looks like Python: types inside kernels mean nothing to mypy.
@@ -13,8 +14,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of
+from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, starts_early
 
 PROGRAMS = 132  # processors of the GPU that the work is spread over
 
@@ -25,9 +27,11 @@ def _keys(
     k_b, k_h, k_n, v_b, v_h, v_n, f_h, g_h, keep_b, heads, keys, splits, slope, norm_scale,
     HAS_GEOMETRY: tl.constexpr, HAS_KEEP: tl.constexpr, EVEN: tl.constexpr, SPAN: tl.constexpr, KEYS: tl.constexpr,
     FEATURES: tl.constexpr, PART: tl.constexpr, WIDTH: tl.constexpr, INNER: tl.constexpr, VALUE: tl.constexpr,
-    PRODUCT: tl.constexpr, STAGES: tl.constexpr,
+    PRODUCT: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Sum of features times values over one span of keys, (PART, VALUE), with each feature's maximum taken out."""
+    if EARLY:
+        gdc_launch_dependents()
     split = tl.program_id(0)
     row = tl.program_id(1).to(tl.int64)
     b, h = row // heads, row % heads
@@ -82,9 +86,12 @@ def _keys(
 @triton.jit
 def _join(
     sums, masses, tops, state, mass_out, splits,
-    FEATURES: tl.constexpr, VALUE: tl.constexpr, PART: tl.constexpr, SPLITS: tl.constexpr,
+    FEATURES: tl.constexpr, VALUE: tl.constexpr, PART: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Bring splits and features of one head to a common maximum and add the splits."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()  # for the sums over keys
     f = tl.program_id(0) * PART + tl.arange(0, PART)
     row = tl.program_id(1).to(tl.int64)
     y = tl.arange(0, VALUE)
@@ -108,7 +115,7 @@ def _join(
 def _queries(
     q, directions, state, mass, o, q_b, q_h, q_n, f_h, o_b, o_h, o_n, heads, queries, slope,
     EVEN: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr,
-    PRODUCT: tl.constexpr, STAGES: tl.constexpr,
+    PRODUCT: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Features of every num_programs(0)-th tile of queries, times the sum over keys."""
     row = tl.program_id(1).to(tl.int64)
@@ -117,6 +124,8 @@ def _queries(
     d = tl.arange(0, WIDTH)
     y = tl.arange(0, VALUE)
     weights = tl.load(directions + h * f_h + f[:, None] * WIDTH + d[None, :]).to(PRODUCT)
+    if EARLY:
+        gdc_wait()  # for the joined sums; nothing above was written by the kernel before
     sums = tl.load(state + row * FEATURES * VALUE + f[:, None] * VALUE + y[None, :]).to(PRODUCT)
     masses = tl.load(mass + row * FEATURES + f)
     q += b * q_b + h * q_h
@@ -181,7 +190,8 @@ def random_feature_forward(
     slope = scale**0.5 * LOG2_E
     tiles = triton.cdiv(queries, rows)
     programs = min(tiles, max(1, resident * PROGRAMS // (sets * heads)))
-    sizes = {'FEATURES': features, 'VALUE': value}
+    early = starts_early(q)
+    sizes = {'FEATURES': features, 'VALUE': value, 'EARLY': early}
     with on_device_of(q):
         _keys[(splits, sets * heads, features // part)](
             k, v, directions, turn, kept, sums, masses, tops,
@@ -192,11 +202,12 @@ def random_feature_forward(
             STAGES=key_stages, num_warps=key_warps, **sizes,
         )  # fmt: skip
         _join[(features // 8, sets * heads)](
-            sums, masses, tops, state, mass, splits, PART=8, SPLITS=triton.next_power_of_2(splits), num_warps=4, **sizes
-        )
+            sums, masses, tops, state, mass, splits,
+            PART=8, SPLITS=triton.next_power_of_2(splits), num_warps=4, launch_pdl=early, **sizes,
+        )  # fmt: skip
         _queries[(programs, sets * heads)](
             q, directions, state, mass, out, *q.stride()[:3], by_head, *out.stride()[:3], heads, queries, slope,
             EVEN=queries % rows == 0, ROWS=rows, WIDTH=width, PRODUCT=product, STAGES=row_stages, num_warps=row_warps,
-            **sizes,
+            launch_pdl=early, **sizes,
         )  # fmt: skip
     return out

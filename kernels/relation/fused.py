@@ -15,7 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
+from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
+
+FLASH_FROM = 1 << 30  # keys from which `flash_forward` is chosen: where its row of the benchmark says that it is faster
 
 
 @triton.jit
@@ -122,6 +125,8 @@ def relation_forward(
     keys, table = k.shape[2], query_table.shape[0]
     if config is None and max(queries, keys) <= LARGEST and width <= 64 and table <= 64:
         return sets_forward(q, k, v, query_table, key_table, relation, scale=scale)
+    if config is None and keys >= FLASH_FROM:
+        return flash_forward(q, k, v, query_table, key_table, relation, scale=scale)
     out = torch.empty(q.shape, dtype=v.dtype, device=q.device)
     group, rows, columns, warps, stages = config or settings(sets, heads, queries, keys, table)
     grid = (triton.cdiv(sets, group), heads) if group else (triton.cdiv(queries, rows), sets * heads)

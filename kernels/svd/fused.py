@@ -2,8 +2,9 @@
 
 One-sided cyclic Jacobi with the tournament ordering: a sweep is d - 1 rounds, a round turns d / 2 disjoint pairs of
 rows of the Gram matrix until all rows are orthogonal. They are then its eigenvectors, as long as their eigenvalues:
-neither columns nor a separate basis have to be turned. Library solvers run one small problem at a time, so a batch
-costs them far more than its arithmetic.
+neither columns nor a separate basis have to be turned. Pairs sit opposite each other and rows move between rounds, in
+the same way each time, so that no round has to look for partners. Library solvers run one small problem at a time, so a
+batch costs them far more than its arithmetic.
 """
 
 # Triton's language only looks like Python: types inside kernels mean nothing to mypy.
@@ -14,8 +15,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
+from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two, starts_early
 from attn_robotics.kernels.svd.naive import NOISE, Factorisation
 
 SWEEPS = 8  # a bound; equal eigenvalues take six, spectra that fall by a factor of ten three
@@ -27,8 +29,11 @@ CONVERGED = 3.0e-5
 def _gram(
     history, keep, partial, h_b, h_n, keep_b, items, splits, span,
     HAS_KEEP: tl.constexpr, ITEMS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Sum of outer products over one span of one history."""
+    if EARLY:
+        gdc_launch_dependents()
     split = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, WIDTH)
@@ -47,49 +52,77 @@ def _gram(
 
 @triton.jit
 def _jacobi(
-    partial, tokens, spectrum, energy, counts, splits, rank, sweeps,
-    WIDTH: tl.constexpr, NOISE: tl.constexpr, CONVERGED: tl.constexpr,
+    partial, tokens, spectrum, energy, counts, items, splits, rank, sweeps,
+    HAS_COUNTS: tl.constexpr, WIDTH: tl.constexpr, NOISE: tl.constexpr, CONVERGED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Eigen-decomposition of one Gram matrix; writes the leading `rank` components, scaled."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()  # for the partial sums
     b = tl.program_id(0).to(tl.int64)
+    PAIRS: tl.constexpr = WIDTH // 2
     i = tl.arange(0, WIDTH)
-    square = i[:, None] * WIDTH + i[None, :]
-    rows = tl.zeros((WIDTH, WIDTH), tl.float32)
+    p = tl.arange(0, PAIRS)[None, :]
+    # By symmetry a row may be read as a column: members of a warp hold rows, so that rows move by shuffles, and every
+    # thread a share of their elements.
+    upper = i[:, None] * WIDTH + p
+    first = tl.zeros((WIDTH, PAIRS), tl.float32)
+    second = tl.zeros((WIDTH, PAIRS), tl.float32)
     for split in range(splits):
-        rows += tl.load(partial + (b * splits + split) * WIDTH * WIDTH + square)
-    count = tl.maximum(tl.load(counts + b), 1.0)
-    rows = rows / count
-    diagonal = i[:, None] == i[None, :]
+        at = partial + (b * splits + split) * WIDTH * WIDTH + upper
+        first += tl.load(at)
+        second += tl.load(at + PAIRS)
+    count = items * 1.0
+    if HAS_COUNTS:
+        count = tl.maximum(tl.load(counts + b).to(tl.float32), 1.0)
     # In units of the trace, so that squares of eigenvalues stay in range.
-    trace = tl.sum(tl.sum(tl.where(diagonal, rows, 0.0), 1), 0)
-    rows = rows * (1.0 / tl.where(trace > 0.0, trace, 1.0))
-    spread = tl.zeros((WIDTH, WIDTH), tl.int32)
+    diagonal = tl.where(i[:, None] == p, first, 0.0) + tl.where(i[:, None] == p + PAIRS, second, 0.0)
+    trace = tl.sum(tl.sum(diagonal, 1), 0) / count
+    unit = 1.0 / (count * tl.where(trace > 0.0, trace, 1.0))
+    first = first * unit
+    second = second * unit
+    before = tl.maximum(p - 1, 0) + tl.zeros((WIDTH, PAIRS), tl.int32)
+    after = tl.minimum(p + 1, PAIRS - 1) + tl.zeros((WIDTH, PAIRS), tl.int32)
+    one_before = tl.maximum(tl.arange(0, PAIRS) - 1, 0)
+    one_after = tl.minimum(tl.arange(0, PAIRS) + 1, PAIRS - 1)
+    q = tl.arange(0, PAIRS)
     sweep = 0
     worst = trace * 0.0 + 1.0
     while (sweep < sweeps) & (worst > CONVERGED):
-        own = tl.sum(rows * rows, 1)
-        least = 16.0 * NOISE * NOISE * 1.4210855e-14 * tl.max(own, 0)  # rows below it are rounding noise, never square
-        largest = tl.zeros((WIDTH,), tl.float32)
-        for r in range(WIDTH - 1):
-            # Tournament: i meets 2r - i, and r meets the player who keeps the seat.
-            meets = (2 * r - i + (WIDTH - 1)) % (WIDTH - 1)
-            partner = tl.where(i == WIDTH - 1, r, tl.where(i == r, WIDTH - 1, meets))
-            others = tl.gather(rows, partner[:, None] + spread, 0)
-            other = tl.gather(own, partner, 0)
-            cross = tl.sum(rows * others, 1)
-            both = own * other
+        mine = tl.sum(first * first, 0)
+        theirs = tl.sum(second * second, 0)
+        # Rows below it are rounding noise, never square.
+        least = 16.0 * NOISE * NOISE * 1.4210855e-14 * tl.maximum(tl.max(mine, 0), tl.max(theirs, 0))
+        largest = tl.zeros((PAIRS,), tl.float32)
+        for _ in range(WIDTH - 1):
+            cross = tl.sum(first * second, 0)
+            both = mine * theirs
             flat = cross * cross <= 1.0e-14 * both + 1.0e-37
-            counts_in = (own > least) & (other > least)
+            counts_in = (mine > least) & (theirs > least)
             largest = tl.maximum(largest, tl.where(counts_in, cross * cross / tl.where(counts_in, both, 1.0), 0.0))
-            tau = (other - own) / tl.where(flat, 1.0, 2.0 * cross)
-            # Both partners must turn the same way when tau is zero.
-            sign = tl.where((tau > 0.0) | ((tau == 0.0) & (i < partner)), 1.0, -1.0)
-            tangent = tl.where(flat, 0.0, sign / (tl.abs(tau) + tl.sqrt(1.0 + tau * tau)))
+            tau = (theirs - mine) / tl.where(flat, 1.0, 2.0 * cross)
+            tangent = tl.where(tau >= 0.0, 1.0, -1.0) / (tl.abs(tau) + tl.sqrt(1.0 + tau * tau))
+            tangent = tl.where(flat, 0.0, tangent)
             cosine = tl.rsqrt(1.0 + tangent * tangent)
-            rows = cosine[:, None] * rows - (tangent * cosine)[:, None] * others
-            own = own - tangent * cross
+            c = cosine[None, :]
+            s = (tangent * cosine)[None, :]
+            turned = c * first - s * second
+            second = c * second + s * first
+            mine = mine - tangent * cross
+            theirs = theirs + tangent * cross
+            # Tournament: the first row keeps its seat, all others move on by one, around both sides of the table.
+            moving = tl.where(p == 0, second, turned)
+            first = tl.where(p == 0, turned, tl.gather(moving, before, 1))
+            second = tl.where(p == PAIRS - 1, turned, tl.gather(second, after, 1))
+            moving_norm = tl.where(q == 0, theirs, mine)
+            last_norm = mine
+            mine = tl.where(q == 0, mine, tl.gather(moving_norm, one_before, 0))
+            theirs = tl.where(q == PAIRS - 1, last_norm, tl.gather(theirs, one_after, 0))
         worst = tl.max(largest, 0)
         sweep += 1
+    # (WIDTH, WIDTH) elements of a row along the first axis; the order of rows does not matter any more.
+    rows = tl.trans(tl.reshape(tl.join(first, second), (WIDTH, WIDTH)))
+    diagonal = i[:, None] == i[None, :]
     value = tl.sqrt(tl.sum(rows * rows, 1))
     noise = NOISE * 1.1920929e-07 * tl.max(value, 0)
     value = tl.where(value > noise, value, 0.0)
@@ -115,8 +148,11 @@ def _jacobi(
 def _attend(
     q, keys, values, out, q_b, q_c, o_b, o_c, candidates, rank, scale,
     ROWS: tl.constexpr, RANK: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, PRODUCT: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Softmax over plus and minus every token for one tile of queries."""
+    if EARLY:
+        gdc_wait()  # for whoever made tokens or queries
     b = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     r = tl.arange(0, RANK)
@@ -146,11 +182,12 @@ def attend_fused(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, rows:
     sets, candidates, width = q.shape
     rank, value = values.shape[1:]
     out = torch.empty((sets, candidates, value), dtype=q.dtype, device=q.device)
+    early = starts_early(q)
     with on_device_of(q):
         _attend[(triton.cdiv(candidates, rows), sets)](
             q, keys, values, out, *q.stride()[:2], *out.stride()[:2], candidates, rank, scale * LOG2_E,
             ROWS=rows, RANK=power_of_two(rank), WIDTH=width, VALUE=value, PRODUCT=interpreter_product(q.dtype),
-            num_warps=4,
+            EARLY=early, num_warps=4, launch_pdl=early,
         )  # fmt: skip
     return out
 
@@ -169,27 +206,17 @@ def factorise_fused(
     spectrum = torch.empty((sets, rank), dtype=torch.float32, device=device)
     energy = torch.empty((sets,), dtype=torch.float32, device=device)
     kept = None if keep is None else keep.to(torch.int8).contiguous()
-    if keep is None:
-        counts = torch.full((sets,), float(items), dtype=torch.float32, device=device)
-    else:
-        counts = keep.sum(1).to(torch.float32)
+    counts = None if keep is None else keep.sum(1)
+    early = starts_early(history)
     with on_device_of(history):
         _gram[(splits, sets)](
             history, kept, partial, *history.stride()[:2], items, items, splits, span,
-            HAS_KEEP=kept is not None, ITEMS=64, WIDTH=width, PRODUCT=interpreter_product(history.dtype), num_warps=4,
+            HAS_KEEP=kept is not None, ITEMS=64, WIDTH=width, PRODUCT=interpreter_product(history.dtype), EARLY=early,
+            num_warps=4,
         )  # fmt: skip
         _jacobi[(sets,)](
-            partial,
-            tokens,
-            spectrum,
-            energy,
-            counts,
-            splits,
-            rank,
-            sweeps,
-            WIDTH=width,
-            NOISE=NOISE,
-            CONVERGED=CONVERGED,
-            num_warps=warps,
-        )
+            partial, tokens, spectrum, energy, counts, items, splits, rank, sweeps,
+            HAS_COUNTS=counts is not None, WIDTH=width, NOISE=NOISE, CONVERGED=CONVERGED, EARLY=early,
+            num_warps=warps, launch_pdl=early,
+        )  # fmt: skip
     return Factorisation(tokens, spectrum, energy)

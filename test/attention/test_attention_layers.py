@@ -93,6 +93,24 @@ def test_padding_changes_nothing_and_a_fully_padded_row_is_finite(name):
     assert (leaf.grad[~keep] == 0).all()
 
 
+@pytest.mark.parametrize('name', MASKED)
+def test_nan_in_the_padding_reaches_neither_outputs_nor_gradients_of_inputs_or_weights(name):
+    layer = build(name)
+    x = torch.randn(3, 8, WIDTH, dtype=torch.float64)
+    keep = torch.arange(8) < torch.tensor([[8], [5], [0]])
+    found = []
+    for hole in (torch.nan, 0.0):
+        leaf = x.masked_fill(~keep[..., None], hole).requires_grad_()
+        out = self_mix(name, layer, leaf, keep)
+        assert torch.isfinite(out).all()
+        layer.zero_grad()
+        (out[keep] * torch.linspace(-1, 1, WIDTH, dtype=torch.float64)).sum().backward()
+        weights = [p.grad.clone() for p in layer.parameters() if p.grad is not None]
+        found.append([out.detach(), leaf.grad, *weights])
+    for dirty, clean in zip(*found, strict=True):
+        torch.testing.assert_close(dirty, clean)
+
+
 @pytest.mark.parametrize(
     ('name', 'config'),
     [

@@ -29,6 +29,17 @@ def test_parallax_finds_a_shift_along_rows():
     assert stranger.mean() < match.mean() - 0.3
 
 
+def test_equal_views_match_themselves_and_constant_ones_stay_what_they_are():
+    torch.manual_seed(0)
+    view = torch.randn(1, 64, 5, 20) * 2
+    aligned, match = align_rows(view, view, view)
+    torch.testing.assert_close(aligned, view, rtol=0.05, atol=0.05)
+    assert match.min() > 0.9
+    # Rows of the match sum to one: a view that is the same everywhere comes back as it was.
+    flat, _ = align_rows(view, torch.randn_like(view), torch.full_like(view, 0.7))
+    torch.testing.assert_close(flat, torch.full_like(view, 0.7))
+
+
 def test_view_weights_sum_to_one_and_drop_missing_views():
     match = torch.rand(2, 3, 4, 5)
     present = torch.tensor([[True, True, False], [False, False, False]])

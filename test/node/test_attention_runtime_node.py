@@ -125,7 +125,7 @@ def test_late_comers_learn_of_every_models_last_change(runtime):
     runtime.graph.until(lambda: last() == {'identity': ModelStatus.READY, 'held': ModelStatus.READY})
     runtime.call(UnloadModel, model='identity')
     runtime.graph.until(lambda: last()['identity'] == ModelStatus.UNLOADED)
-    engine_of_process()._residency.evict_idle('cpu', 'a test')  # as when memory runs out
+    engine_of_process()._residency.evict_one('cpu', 'a test')  # as when memory runs out
     runtime.graph.until(lambda: last()['held'] == ModelStatus.UNLOADED)
     assert heard[-1].reason == 'evicted: a test'
 

@@ -264,6 +264,36 @@ def test_answers_stay_right_while_others_are_loaded(shelf: Shelf, engine: Engine
     np.testing.assert_array_equal(engine.infer('m2', request).outputs['encoded'], first)
 
 
+def test_answers_stay_right_over_more_captures_and_evictions_than_torch_has_streams(
+    shelf: Shelf, engine: Engine
+) -> None:
+    put(shelf, engine, 'served', 'slow')
+    stop = threading.Event()
+    wrong: list[Any] = []
+
+    def client() -> None:
+        value = 0
+        while not stop.is_set():
+            value += 1
+            answer = engine.infer('served', rows(value), deadline_s=60).outputs['y']
+            if not (np.abs(answer - value - 1) < 1e-3).all():
+                wrong.append(answer)
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    try:
+        for turn in range(40):
+            put(shelf, engine, 'passing', 'affine')
+            assert engine.status('passing').reason == ''  # captured
+            first = engine.infer('passing', rows(turn), deadline_s=60).outputs['y']
+            np.testing.assert_array_equal(engine.infer('passing', rows(turn), deadline_s=60).outputs['y'], first)
+            engine.unload('passing').result(60)
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
+
+
 @pytest.fixture
 def almost_full() -> Iterator[Callable[[int], None]]:
     """Fill the device so that this many MiB are left."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from engine_world import Fragile, Gate, Shelf, rows
 
+from attn_robotics.runtime import residency
 from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.batching import ModelQueue
 from attn_robotics.runtime.engine import Engine, ModelState
@@ -253,15 +255,47 @@ def test_a_busy_model_is_never_evicted(shelf: Shelf, make_engine: Make, gate: ty
     future.result(30)
 
 
-def test_running_out_of_memory_evicts_and_tries_once_more(shelf: Shelf, engine: Engine) -> None:
-    put_affine(shelf, 'idle')
+@pytest.mark.parametrize('failures', [1, 2, 3])
+def test_running_out_of_memory_evicts_one_idle_model_after_the_other(
+    shelf: Shelf, engine: Engine, failures: int
+) -> None:
+    put_affine(shelf, 'old', 'new', 'newest')
     shelf.put('m', 'fragile')
-    engine.load('idle').result(30)
-    engine.load('m').result(30)
-    Fragile.out_of_memory = 1
+    for name in ('new', 'old', 'newest', 'm'):
+        engine.load(name).result(30)
+    for name in ('new', 'newest'):
+        engine.infer(name, {'x': np.zeros((1, 100), np.float32)})
+    Fragile.out_of_memory = failures
     np.testing.assert_array_equal(engine.infer('m', rows(99)).outputs['y'], rows(99)['x'])
-    assert engine.status('idle').state == ModelState.UNLOADED
-    assert 'ran out of memory' in engine.status('idle').reason
+    gone = [name for name in ('old', 'new', 'newest') if engine.status(name).state == ModelState.UNLOADED]
+    assert gone == ['old', 'new', 'newest'][:failures]
+    assert all('ran out of memory' in engine.status(name).reason for name in gone)
+    assert dropped(engine, 'm') == {}
+
+
+def test_a_load_that_runs_out_of_memory_evicts_one_idle_model_after_the_other(
+    shelf: Shelf, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_affine(shelf, 'old', 'new')
+    for name in ('old', 'new'):
+        engine.load(name).result(30)
+    real = residency.open_model
+    left = [1]
+
+    def scarce(*arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError('CUDA out of memory (pretended)')
+        return real(*arguments)
+
+    monkeypatch.setattr(residency, 'open_model', scarce)
+    shelf.put('m', 'identity')
+    assert engine.load('m').result(30).state == ModelState.READY
+    assert [engine.status(name).state for name in ('old', 'new')] == [ModelState.UNLOADED, ModelState.READY]
+    left[0] = 3
+    shelf.put('huge', 'identity')
+    error = refusal(lambda: engine.load('huge').result(30))
+    assert error.reason == 'out_of_memory' and 'no idle model is left' in str(error) and '\n' not in str(error)
 
 
 def test_running_out_of_memory_twice_is_refused_and_the_engine_lives_on(shelf: Shelf, engine: Engine) -> None:
@@ -273,6 +307,110 @@ def test_running_out_of_memory_twice_is_refused_and_the_engine_lives_on(shelf: S
     assert Fragile.out_of_memory == 0
     assert dropped(engine, 'm') == {'out_of_memory': 1}
     engine.infer('m', rows(99))
+
+
+@pytest.fixture
+def evicted(shelf: Shelf, make_engine: Make) -> Engine:
+    """An engine with room for one of `a`, `b`, `c`: `a` was loaded first and had to go."""
+    size = put_affine(shelf, 'a', 'b', 'c')
+    engine = make_engine(budget_bytes=size + 10)
+    for name in 'ab':
+        engine.load(name).result(30)
+    assert engine.status('a').state == ModelState.UNLOADED
+    return engine
+
+
+X = {'x': np.zeros((1, 100), np.float32)}
+
+
+def test_a_model_that_was_evicted_comes_back_when_somebody_asks(evicted: Engine) -> None:
+    assert evicted.entry('a').name == 'a'
+    first = evicted.infer('a', X, deadline_s=30).outputs['y']
+    assert evicted.status('a').state == ModelState.READY
+    assert evicted.status('b').state == ModelState.UNLOADED  # for which another one went
+    np.testing.assert_array_equal(evicted.submit('b', X, deadline_s=30).result(30).outputs['y'].shape, first.shape)
+    assert dropped(evicted, 'a') == dropped(evicted, 'b') == {}
+
+
+def test_clients_of_more_models_than_fit_are_all_answered(evicted: Engine) -> None:
+    failures: list[BaseException] = []
+
+    def client(name: str) -> None:
+        for turn in range(8):
+            try:
+                ask = evicted.infer if turn % 2 else lambda *a, **k: evicted.submit(*a, **k).result(30)
+                ask(name, X, deadline_s=30)
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=client, args=(name,)) for name in 'abab']
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures
+
+
+def test_many_who_ask_for_an_evicted_model_wait_for_one_load(evicted: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, opened = residency.open_model, []
+    monkeypatch.setattr(residency, 'open_model', lambda entry, *rest: opened.append(entry.name) or real(entry, *rest))
+    futures = [evicted.submit('a', X, deadline_s=30) for _ in range(5)]
+    for future in futures:
+        future.result(30)
+    assert opened == ['a']
+
+
+def test_requests_that_wait_for_a_load_are_bounded_can_be_cancelled_and_expire(
+    evicted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    real = residency.open_model
+    monkeypatch.setattr(residency, 'open_model', lambda *arguments: held.wait(30) and real(*arguments))
+    limit = evicted.entry('a').queue_limit
+    futures = [evicted.submit('a', X, deadline_s=30) for _ in range(limit)]
+    assert refusal(lambda: evicted.submit('a', X).result(30)).reason == 'queue_full'
+    assert futures[1].cancel()
+    evicted.submit('b', X).result(30)  # others are served meanwhile
+    held.set()
+    futures[0].result(30)
+    futures[2].result(30)
+    counted = dropped(evicted, 'a')
+    assert counted.pop('queue_full') == 1 and counted.pop('cancelled') == 1
+
+
+def test_who_waits_for_an_evicted_model_beyond_the_deadline_gets_one_clear_error(
+    evicted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    real = residency.open_model
+    monkeypatch.setattr(residency, 'open_model', lambda *arguments: held.wait(30) and real(*arguments))
+    error = refusal(lambda: evicted.infer('a', X, deadline_s=0.05))
+    assert error.reason == 'expired' and 'still being loaded' in str(error)
+    held.set()
+    evicted.infer('a', X, deadline_s=30)
+    assert dropped(evicted, 'a') == {'expired': 1}
+
+
+def test_an_evicted_model_that_can_not_come_back_is_one_clear_error_and_is_not_tried_again(
+    evicted: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise EngineError('bad_weights', 'the file is gone')
+
+    monkeypatch.setattr(residency, 'open_model', broken)
+    for ask in (evicted.infer, lambda name, x: evicted.submit(name, x).result(30)):
+        error = refusal(lambda ask=ask: ask('a', X))
+        assert error.reason in ('bad_weights', 'not_loaded')
+    assert evicted.status('a').state == ModelState.FAILED
+    assert dropped(evicted, 'a') == {'bad_weights': 1, 'not_loaded': 1}
+    evicted.infer('b', X)
+
+
+def test_an_evicted_model_that_is_unloaded_stays_away(evicted: Engine) -> None:
+    evicted.unload('a').result(30)
+    assert refusal(lambda: evicted.infer('a', X)).reason == 'not_loaded'
+    assert evicted.status('a').reason == ''
+    assert refusal(lambda: evicted.unload('a')).reason == 'not_loaded'
 
 
 @pytest.mark.parametrize(('value', 'reason'), [(13, 'backend'), (14, 'bad_output')])

@@ -6,7 +6,7 @@ What only a device can show (capture, streams, overlap) is in test_runtime_cuda.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine_world import entry_of, rows
 from torch import Tensor
 
 from attn_robotics.runtime.backends import graphs
+from attn_robotics.runtime.backends.pytorch import TorchBackend
 from attn_robotics.runtime.batching import ModelQueue
 from attn_robotics.runtime.catalogue import ModelEntry, parse_entry
 from attn_robotics.runtime.requests import Request
@@ -104,6 +105,16 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, 'capture', lambda body, stream, pools: FakeGraph(body))
     monkeypatch.setattr(graphs, 'replay_on', replay_on)
     monkeypatch.setattr(graphs, 'pool_bytes', lambda pools: 1000)
+    monkeypatch.setattr(graphs, 'measure', lambda graph, stream: 1e-3)
+    graphs.shared_stream.cache_clear()
+    graphs.capture_stream.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def no_fakes_left() -> Iterator[None]:
+    yield
+    graphs.shared_stream.cache_clear()
+    graphs.capture_stream.cache_clear()
 
 
 @pytest.fixture
@@ -143,6 +154,72 @@ def test_a_batch_replays_the_smallest_graph_that_holds_it_and_everybody_gets_the
         assert isinstance(outputs['y'], np.ndarray)
     assert executed.compute_s == pytest.approx(1e-3)
     assert executed.transfer_s == pytest.approx(2e-3)
+
+
+def test_a_batch_replays_a_larger_graph_that_was_measured_as_clearly_cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = iter((1e-3, 3e-3, 2e-3))
+    monkeypatch.setattr(graphs, 'measure', lambda graph, stream: next(costs))
+    lane = graphs.CudaLane(entry_with_state(), forward, torch.device('cpu'), 0)
+    for count in (1, 4, 8):
+        lane.capture(make(np.zeros(count)))
+    for batch in ([1], [2, 3], [4, 5, 6, 7, 8]):
+        executed = lane.execute([make([value]) for value in batch])
+        assert [outputs['y'][0, 0] for outputs in executed.outputs] == [10 * value for value in batch]
+    assert {key[1]: graph.inner.replays for key, graph in lane._graphs.items()} == {1: 1, 4: 0, 8: 2}
+
+
+def test_a_cost_that_differs_by_noise_leaves_a_batch_with_the_smallest_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = iter((1e-3, 0.95e-3))
+    monkeypatch.setattr(graphs, 'measure', lambda graph, stream: next(costs))
+    lane = graphs.CudaLane(entry_with_state(), forward, torch.device('cpu'), 0)
+    for count in (1, 4):
+        lane.capture(make(np.zeros(count)))
+    lane.execute([make([1])])
+    assert {key[1]: graph.inner.replays for key, graph in lane._graphs.items()} == {1: 1, 4: 0}
+
+
+def test_models_share_one_stream_to_serve_and_another_one_to_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch hands out few streams in turn: with one a model, a capture would meet the stream that serves the others.
+    made: list[FakeStream] = []
+
+    def stream(device: object, priority: int) -> FakeStream:
+        made.append(FakeStream())
+        return made[-1]
+
+    monkeypatch.setattr(FakeCuda, 'Stream', staticmethod(stream))
+    lanes = [graphs.CudaLane(entry_with_state(), forward, torch.device('cpu'), 0) for _ in range(40)]
+    assert len(made) == 2
+    assert all(lane._stream is made[0] and lane._capture_stream is made[1] for lane in lanes)
+
+
+def test_what_was_launched_before_a_failure_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+    monkeypatch.setattr(FakeStream, 'synchronize', lambda self: waited.append(True))
+
+    def broken(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        raise ValueError('broken')
+
+    lane = graphs.CudaLane(entry_with_state(), broken, torch.device('cpu'), 0)
+    with pytest.raises(ValueError, match='broken'):
+        lane.execute([make([1])])
+    assert waited
+
+
+def test_weights_go_only_after_the_streams_that_read_them_are_done() -> None:
+    order: list[str] = []
+
+    class Lane:
+        def settle(self) -> None:
+            order.append('waited' if backend._module is not None else 'freed before')
+
+        def close(self) -> None:
+            order.append('closed')
+
+    shelf_entry = parse_entry(entry_of('m', 'identity'))
+    backend = TorchBackend(shelf_entry, lambda stage, done, total: None)
+    backend._lanes[0] = Lane()  # type: ignore[assignment]
+    backend.close()
+    assert order == ['waited', 'closed']
 
 
 def test_an_answer_outlives_the_next_batch_in_the_same_buffers(lane: graphs.CudaLane) -> None:

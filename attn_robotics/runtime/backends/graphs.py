@@ -9,6 +9,7 @@ leaves old rows behind its own; rows are independent by the entry's word, and no
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from attn_robotics.runtime.backends.base import Executed, spans, split
 from attn_robotics.runtime.catalogue import ModelEntry
 from attn_robotics.runtime.requests import Request
 
+CLEARLY = 1.1  # a larger batch is taken where it costs less by this factor: below, it may be noise
+_CAPTURING = threading.Lock()  # the streams of captures are shared by all models and engines
 Forward = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
@@ -41,10 +44,11 @@ class CudaLane:
         self._forward = forward
         self._device = device
         self._stream = shared_stream(device, priority)
-        self._capture_stream = torch.cuda.Stream(device, priority=priority)  # what others launch stays out of the graph
+        self._capture_stream = capture_stream(device, priority)
         # Graphs of one lane never overlap, so they may share intermediate memory; those of two lanes may not.
         self._pools = [torch.cuda.graph_pool_handle()]  # the last is in use, others broke with a failed capture
         self._graphs: dict[tuple[tuple[int, ...], int], _Graph] = {}
+        self._chosen: dict[tuple[tuple[int, ...], int], _Graph | None] = {}  # by group and rows of a batch
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._buckets = entry.batching.buckets if entry.batching else (1,)
         self._kept = {spec.name for spec in entry.state}
@@ -56,19 +60,29 @@ class CudaLane:
         Raises:
             RuntimeError: the network can't be captured; torch.OutOfMemoryError where it does not fit.
         """
-        with torch.cuda.device(self._device), torch.inference_mode():
-            graph = _Graph(self.entry, request, self._forward, self._device, self._capture_stream, self._pools)
+        with _CAPTURING, torch.cuda.device(self._device), torch.inference_mode():
+            try:
+                graph = _Graph(self.entry, request, self._forward, self._device, self._capture_stream, self._pools)
+                graph.cost_s = measure(graph.whole or graph.inner, self._capture_stream)
+            finally:
+                self._capture_stream.synchronize()  # also after a failure nothing may be left that reads the weights
         self._graphs[request.group, request.rows] = graph
+        self._chosen.clear()
         buffers = sum(graph.buffer_bytes for graph in self._graphs.values())
         self.memory_bytes = buffers + pool_bytes(self._pools)
 
     def execute(self, requests: Sequence[Request]) -> Executed:
-        """Run requests by the smallest graph that holds them, or without one where none was captured."""
+        """Run requests by the cheapest graph that holds them, or without one where none was captured."""
         start = time.perf_counter()
         rows = requests[0].rows if len(requests) == 1 else sum([request.rows for request in requests])
         graph = self._find(requests[0].group, rows)
         if graph is None or graph.whole is None or not graph.stage(requests):
-            return self._execute_apart(requests, rows, graph, start)
+            try:
+                return self._execute_apart(requests, rows, graph, start)
+            except BaseException:
+                # What was launched before the failure still reads weights, buffers and the client's tensors.
+                self._stream.synchronize()
+                raise
         done = self._events[3]
         launched = replay_on(self._stream, graph.whole, done)
         done.synchronize()
@@ -110,17 +124,30 @@ class CudaLane:
         first, second, third = (a.elapsed_time(b) / 1e3 for a, b in pairwise(self._events))
         return Executed(results, launched, gathered - start, first + third, second)
 
+    def settle(self) -> None:
+        """Wait for everything that was launched; nothing may be freed before."""
+        self._stream.synchronize()
+
     def close(self) -> None:
         """Drop the graphs and their memory."""
-        self._stream.synchronize()
+        self.settle()
         self._graphs.clear()
+        self._chosen.clear()
         self.memory_bytes = 0
 
     def _find(self, group: tuple[int, ...], rows: int) -> _Graph | None:
-        for size in self._buckets:
-            if size >= rows and (graph := self._graphs.get((group, size))) is not None:
-                return graph
-        return None
+        try:
+            return self._chosen[group, rows]
+        except KeyError:
+            pass
+        # A larger batch can be the faster one, where the smaller one suits the device badly.
+        fitting = [graph for size in self._buckets if size >= rows and (graph := self._graphs.get((group, size)))]
+        best = min(fitting, key=lambda graph: graph.cost_s) if fitting else None
+        if best is not None and fitting[0].cost_s <= CLEARLY * best.cost_s:
+            best = fitting[0]
+        if fitting:  # the shapes that were captured are few, those that clients may send are not
+            self._chosen[group, rows] = best
+        return best
 
     def _own(self, graph: _Graph, request: Request, first: int, last: int) -> dict[str, Any]:
         """Copies of the static outputs for what stays on the device: state, and outputs asked for there."""
@@ -173,7 +200,10 @@ class _Graph:
         outputs: static, of `inner`, on the device.
         host_outputs: pinned.
         buffer_bytes: of the static inputs; all else is in the lane's pool.
+        cost_s: of one replay on an otherwise idle device [s].
     """
+
+    cost_s = 0.0
 
     def __init__(
         self,
@@ -279,9 +309,34 @@ def _as_tensor(value: Any) -> Tensor:
 
 
 @functools.cache
+def capture_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
+    """The stream on which graphs are captured, and nothing else ever runs.
+
+    One for all models: torch hands out 32 streams in turn, so that a stream for every model would, after some loads, be
+    the one on which others launch, and a capture would swallow their work.
+    """
+    shared_stream(device, priority)  # taken first, so that the two differ
+    return torch.cuda.Stream(device, priority=priority)
+
+
+@functools.cache
 def shared_stream(device: torch.device, priority: int) -> torch.cuda.Stream:
     """One stream for all models; with each stream torch keeps workspaces of 32 MiB and more for good."""
     return torch.cuda.Stream(device, priority=priority)
+
+
+def measure(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> float:
+    """Seconds that a replay takes at best."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    found: list[float] = []
+    with torch.cuda.stream(stream):
+        for _ in range(5):
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            found.append(float(start.elapsed_time(end)) / 1e3)
+    return min(found)
 
 
 def replay_on(stream: torch.cuda.Stream, graph: torch.cuda.CUDAGraph, done: torch.cuda.Event) -> float:

@@ -50,6 +50,8 @@ class TorchBackend:
             load_into(module, content, entry.weights)
         self._precision = getattr(torch, entry.precision)
         self._module: nn.Module | None = module.to(self._device, self._precision)
+        if self._device.type == 'cuda':
+            torch.cuda.current_stream(self._device).synchronize()  # lanes read the weights in streams of their own
         self._dtypes = {spec.name: getattr(torch, spec.dtype) for spec in (*entry.outputs, *entry.state)}
         self._cast = [
             spec.name
@@ -130,7 +132,9 @@ class TorchBackend:
         return {n: t if (t := named[n]).dtype == dtype else t.to(dtype) for n, dtype in self._dtypes.items()}
 
     def close(self) -> None:
-        """Drop the module and the graphs."""
+        """Drop the module and the graphs, once nothing that was launched reads them any more."""
+        for lane in self._lanes.values():
+            lane.settle()
         self._module = None
         for lane in self._lanes.values():
             lane.close()

@@ -31,6 +31,5 @@ def test_without_a_gpu_the_benchmark_says_so_in_one_line():
 
 def test_help_explains_every_option():
     text = run('--help').stdout
-    assert all(
-        option in text for option in ('--only', '--json', '--table', '--plot', '--budget', '--parallel', '--from-json')
-    )
+    options = ('--only', '--json', '--table', '--plot', '--budget', '--parallel', '--from-json', '--gates')
+    assert all(option in text for option in options)

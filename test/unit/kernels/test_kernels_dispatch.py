@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,3 +56,45 @@ def test_operators_import_without_triton():
         "assert 'triton' not in sys.modules, 'triton was imported'\n"
     )
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def on_gpu(dtype):
+    """What `choose` looks at, as a tensor on a GPU has it."""
+    return SimpleNamespace(is_cuda=True, device=SimpleNamespace(type='cuda'), dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'options', 'path', 'words'),
+    [
+        (torch.bfloat16, {}, 'fused', 'fit the kernel'),
+        (torch.float16, {}, 'naive', 'torch.float16'),
+        (torch.float32, {}, 'naive', 'torch.float32'),
+        (torch.float64, {}, 'naive', 'for the definition only'),
+        (torch.bfloat16, {'obstacle': 'too wide'}, 'naive', 'too wide'),
+        (torch.bfloat16, {'library': 'long sequences'}, 'library', 'long sequences'),
+        (torch.bfloat16, {'library': 'long sequences', 'obstacle': 'too wide'}, 'naive', 'too wide'),
+    ],
+    ids=str,
+)
+def test_on_a_gpu_the_kernel_runs_where_it_is_proven_and_no_library_is_faster(dtype, options, path, words):
+    assert dispatch.choose('probe', on_gpu(dtype), **options) == path
+    decision = dispatch.last('probe')
+    assert (decision.operator, decision.path) == ('probe', path) and words in decision.reason
+
+
+def test_a_library_that_does_not_exist_can_not_be_forced():
+    with dispatch.forcing('library'):
+        with pytest.raises(ValueError, match='no library kernel'):
+            dispatch.choose('probe', on_gpu(torch.bfloat16))
+        assert dispatch.choose('probe', on_gpu(torch.bfloat16), library='long sequences') == 'library'
+
+
+def test_without_triton_everything_is_the_definition(monkeypatch):
+    monkeypatch.setattr(dispatch, 'has_triton', lambda: False)
+    assert dispatch.choose('probe', on_gpu(torch.bfloat16)) == 'naive'
+    assert 'triton is not installed' in dispatch.last('probe').reason
+
+
+def test_what_is_not_proven_names_an_operator_that_exists():
+    text = '\n'.join(path.read_text() for path in (Path(__file__).parents[3] / 'kernels').glob('*/__init__.py'))
+    assert all(f"dispatch.choose('{operator}'" in text for operator in dispatch.UNPROVEN)

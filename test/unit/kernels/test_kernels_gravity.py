@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from attn_robotics.kernels.distance import distance_bias
 from attn_robotics.kernels.gravity import gravity_attention
 from attn_robotics.kernels.gravity.fused import gravity_forward
 
@@ -58,6 +59,17 @@ def test_no_pull_is_plain_attention():
 def test_infinite_pull_attends_to_itself():
     q, k, v, alpha, beta = make()
     torch.testing.assert_close(gravity_attention(q, k, v, alpha * 0 + 1e6, beta, causal=True), v)
+
+
+def test_the_field_has_no_scale_of_its_own_far_away():
+    far = torch.tensor([1e4, 1e6, 1e8], dtype=torch.float64)
+    alpha, beta = torch.tensor([1.5], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    ratio = {
+        law: (distance_bias(3 * far[None], alpha, beta, law) - distance_bias(far[None], alpha, beta, law)).exp()[0, 0]
+        for law in ('power', 'linear')
+    }
+    torch.testing.assert_close(ratio['power'], torch.full_like(far, 3.0**-1.5), rtol=1e-3, atol=0)
+    assert (ratio['linear'] == 0).all()  # as ALiBi would have it
 
 
 def test_normalised_gate_equals_logit_and_the_gate_only_loses_mass():

@@ -42,6 +42,31 @@ def test_all_forms_agree(tokens, delta):
     )
 
 
+@pytest.mark.parametrize(('dtype', 'share'), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize('delta', [False, True])
+def test_all_forms_agree_in_low_precision(dtype, share, delta):
+    values = make(200)
+    values = (*values[:3], *values[3 : 6 if delta else 5])
+    truth = naive.dense(*values)
+    q, k, v, g, lam, *beta = (x.to(dtype) for x in values)
+    low = (q, k, v, g.float(), lam, *beta)  # log decays stay in float32, as sums of them grow
+    for found in (naive.chunked(*low), naive.dense(*low), naive.recurrent(*low)):
+        assert (found.double() - truth).norm() <= 2 * share * truth.norm()
+
+
+def test_a_long_stream_stays_with_the_chunked_form_and_its_state_does_not_grow():
+    values = make(3000, 1, 1, 8, 8, torch.float32)[:5]
+    state = empty_state(1, 1, values[4].shape[-1], 8, 8)
+    size = sum(x.numel() for x in vars(state).values())
+    truth = naive.chunked(*values)
+    worst = 0.0
+    for t in range(3000):
+        out = naive.step(*(x[:, :, t] for x in values), state)
+        worst = max(worst, float((out - truth[:, :, t]).abs().max()))
+    assert worst < 1e-3 * float(truth.abs().max())
+    assert sum(x.numel() for x in vars(state).values()) == size <= 8 * 8 * values[4].shape[-1] * 2
+
+
 def test_equal_level_weights_are_gated_linear_attention():
     q, k, v, g, lam, _ = make(30)
     total = g.cumsum(-1)

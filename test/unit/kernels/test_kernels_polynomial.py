@@ -60,6 +60,17 @@ def test_a_fully_padded_row_is_zero_and_has_finite_gradients():
     assert (out == 0).all() and torch.isfinite(projected.grad).all()
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_powers_of_half_precision_do_not_overflow(dtype):
+    projected, gate = (30 * torch.randn(2, 1, 50, 16, generator=torch.Generator().manual_seed(0))).to(dtype)
+    projected, gate = projected.requires_grad_(), gate.requires_grad_()
+    out, mean, _ = polynomial_mix(projected, gate, degree=4)
+    assert mean.dtype == torch.float32 and torch.isfinite(mean).all()
+    out.float().clamp(-1e4, 1e4).sum().backward()
+    for leaf in (projected, gate):
+        assert torch.isfinite(leaf.grad).all()
+
+
 def test_mixing_is_permutation_equivariant():
     projected, gate, options = make('speech')
     order = torch.randperm(9)

@@ -39,6 +39,18 @@ def test_permutation_form_equals_dense_matrices(qubits):
     assert (values.abs() <= y.square().sum(-1, keepdim=True) + 1e-12).all()
 
 
+@pytest.mark.parametrize('qubits', [4, 5, 6])
+def test_drawn_observables_equal_dense_ones_which_are_unitary(qubits):
+    strings = draw_strings(12, qubits, torch.Generator().manual_seed(qubits))
+    y = torch.randn(3, 2**qubits, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrices = [dense(string) for string in strings.tolist()]
+    for matrix in matrices:
+        torch.testing.assert_close(matrix @ matrix.mH, torch.eye(2**qubits, dtype=torch.complex128))
+        assert matrix.imag.abs().max() == 0  # an even number of Y
+    truth = torch.stack([(y * (y @ matrix.real.T)).sum(-1) for matrix in matrices], -1)
+    torch.testing.assert_close(pauli_values(y, *permutation_form(strings)), truth)
+
+
 def test_drawn_strings_are_distinct_live_and_repeatable():
     strings = draw_strings(128, 7, torch.Generator().manual_seed(0))
     assert len({tuple(s) for s in strings.tolist()}) == 128
@@ -99,6 +111,12 @@ def test_difference_equals_two_library_calls():
     q, k, v = pair()
     truth = scaled_dot_product_attention(q[0], k[0], v) - 0.3 * scaled_dot_product_attention(q[1], k[1], v)
     torch.testing.assert_close(differential_attention(q, k, v, torch.tensor(0.3)), truth)
+
+
+def test_without_the_second_map_it_is_plain_attention():
+    q, k, v = pair()
+    plain = scaled_dot_product_attention(q[0], k[0], v)
+    torch.testing.assert_close(differential_attention(q, k, v, torch.tensor(0.0)), plain)
 
 
 def test_rows_sum_to_one_minus_lambda_and_empty_rows_are_zero():

@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from attn_robotics.kernels import dispatch
-from attn_robotics.kernels.relation import relation_attention
+from attn_robotics.kernels.relation import fused, relation_attention
 from attn_robotics.kernels.relation.backward import sets_backward
+from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.fused import relation_forward
-from attn_robotics.kernels.relation.sets import sets_forward
+from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
 
 
 def make(sets, heads, queries, keys, width, rows, dtype, device):
@@ -57,7 +58,7 @@ def test_gradient_kernel_matches_the_definition(queries, keys, rows, tile, devic
     leaves = [x.double().requires_grad_() for x in arguments[:5]]
     gradient = torch.randn(5, 2, queries, 24, device=device)
     truth = torch.autograd.grad(output(*leaves, arguments[5]), leaves, gradient.double())
-    found = sets_backward(*arguments, gradient, scale=24**-0.5, config=(tile, 4, 1))
+    found = sets_backward(*arguments, gradient, scale=24**-0.5, config=((tile, 4, 1, 1), (tile, 4, 1, 1)))
     for mine, true in zip(found, truth, strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
 
@@ -68,3 +69,94 @@ def test_weights_are_only_given_by_the_definition(device):
     assert 'weights' in dispatch.last('relation').reason or device == 'cpu'
     with dispatch.forcing('fused'), pytest.raises(ValueError, match='weights were asked for'):
         relation_attention(*arguments, need_weights=True)
+
+
+def gradients(arguments, path):
+    leaves = [x.detach().clone().requires_grad_() for x in arguments[:5]]
+    with dispatch.forcing(path):
+        out = output(*leaves, arguments[5])
+    return torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+
+@pytest.mark.parametrize(
+    ('members', 'rows', 'width', 'path'),
+    [
+        (32, 17, 16, 'fused'),
+        (33, 17, 16, 'naive'),
+        (8, 64, 16, 'fused'),
+        (8, 65, 16, 'naive'),
+        (4, 9, 64, 'fused'),
+        (4, 9, 72, 'naive'),
+    ],
+    ids=str,
+)
+def test_gradients_are_the_definitions_on_both_sides_of_the_largest_set_table_and_head(
+    members, rows, width, path, device
+):
+    arguments = make(2, 1, members, members, width, rows, torch.float32, device)
+    found = gradients(arguments, 'fused')
+    decision = dispatch.last('relation_backward')
+    assert decision.path == path and ('too large' in decision.reason) == (path == 'naive')
+    for mine, true in zip(found, gradients(arguments, 'naive'), strict=True):
+        torch.testing.assert_close(mine, true, rtol=1e-4, atol=1e-4)
+
+
+def test_without_gradients_no_backward_pass_is_chosen(device, monkeypatch):
+    monkeypatch.setattr(dispatch, '_last', {})
+    arguments = make(2, 1, 4, 4, 16, 9, torch.float32, device)
+    with dispatch.forcing('fused'), torch.no_grad():
+        output(*(x.requires_grad_() if x.is_floating_point() else x for x in arguments))
+    assert dispatch.last('relation').path == 'fused' and dispatch.last('relation_backward') is None
+
+
+@pytest.mark.parametrize('members', [LARGEST, LARGEST + 1])
+def test_small_sets_take_the_kernel_for_sets_and_larger_ones_the_one_for_tiles(members, device, monkeypatch):
+    taken = []
+    monkeypatch.setattr(fused, 'sets_forward', lambda *a, **k: taken.append(members) or sets_forward(*a, **k))
+    arguments = make(2, 1, members, members, 16, 9, torch.float32, device)
+    with dispatch.forcing('fused'):
+        found = output(*arguments)
+    assert bool(taken) == (members <= LARGEST)
+    torch.testing.assert_close(found, output(*arguments))
+
+
+def test_gradients_do_not_depend_on_the_order_in_which_programs_end(device):
+    # No atomics: the same bits every time.
+    arguments = make(40, 2, 8, 8, 16, 41, torch.float32, device)
+    gradient = torch.randn(40, 2, 8, 16, device=device)
+    first, second = (sets_backward(*arguments, gradient, scale=0.25) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_sets_without_neighbours_get_zero_gradients_and_touch_no_table(device, poisoned_empty):
+    arguments = make(3, 2, 8, 8, 16, 9, torch.float32, device)
+    arguments[5].fill_(-1)
+    for found in sets_backward(*arguments, torch.randn(3, 2, 8, 16, device=device), scale=0.25):
+        assert (found == 0).all()
+
+
+@pytest.mark.parametrize('splits', [1, 2, 5])
+@pytest.mark.parametrize(('queries', 'keys', 'width'), [(20, 70, 24), (32, 64, 16), (1, 200, 16)], ids=str)
+def test_keys_may_be_split_among_programs(queries, keys, width, splits, device, poisoned_empty):
+    arguments = make(2, 2, queries, keys, width, 41, torch.float32, device)
+    arguments[5][1, :, : keys // 2] = -1  # a span in which nobody is heard
+    found = flash_forward(*arguments, scale=width**-0.5, config=(16, 32, 4, 1, splits))
+    torch.testing.assert_close(found, output(*arguments), rtol=1e-4, atol=1e-4)
+    assert (found[0, :, 0] == 0).all()
+
+
+def test_from_the_size_where_it_wins_keys_are_walked_through_after_the_products(device, monkeypatch):
+    monkeypatch.setattr(fused, 'FLASH_FROM', 40)
+    taken = []
+    monkeypatch.setattr(fused, 'flash_forward', lambda *a, **k: taken.append(a[1].shape[2]) or flash_forward(*a, **k))
+    for keys in (39, 40):
+        arguments = make(1, 1, 20, keys, 16, 9, torch.float32, device)
+        with dispatch.forcing('fused'):
+            torch.testing.assert_close(output(*arguments), output_of_definition(arguments), rtol=1e-4, atol=1e-4)
+    assert taken == [40]
+
+
+def output_of_definition(arguments):
+    with dispatch.forcing('naive'):
+        return output(*arguments)

@@ -93,6 +93,19 @@ def test_ties_go_to_the_most_recent_item():
     assert select_items(torch.zeros(1, 8, 8), None, 2, 0)[0, 7].tolist() == [6, 7, -1]
 
 
+def test_items_that_nobody_selects_may_change_places():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 16, 4, dtype=torch.float64)
+    preference = torch.randn(1, 16, 16)
+    preference[:, 12:, :6] = -100.0  # what lies far back is nobody's choice any more
+    index = select_items(preference, None, 3, 1)
+    assert (index[0, 12:][index[0, 12:] >= 0] >= 6).all()
+    order = torch.cat([torch.randperm(6), torch.arange(6, 16)])
+    one = attend_items(q, k, v, index, None, activation='softmax', scale=0.5)
+    other = attend_items(q, k[:, :, order], v[:, :, order], index, None, activation='softmax', scale=0.5)
+    assert torch.equal(one[:, :, 12:], other[:, :, 12:])
+
+
 @pytest.mark.parametrize('activation', ['softmax', 'silu'])
 def test_selecting_everything_is_dense(activation):
     q, k, v = torch.randn(3, 1, 2, 9, 4, dtype=torch.float64)
@@ -108,12 +121,13 @@ def test_selecting_everything_is_dense(activation):
 
 
 @pytest.mark.parametrize('masked', [False, True])
-def test_jacobi_kernel_finds_the_components(masked, device, poisoned_empty):
+@pytest.mark.parametrize('width', [16, 32, 64])
+def test_jacobi_kernel_finds_the_components(masked, width, device, poisoned_empty):
     torch.manual_seed(0)
-    history = torch.randn(3, 90, 16, device=device) * torch.logspace(0, -2, 16, device=device)
+    history = torch.randn(3, 90, width, device=device) * torch.logspace(0, -2, width, device=device)
     history[2] = 0
     keep = torch.rand(3, 90, device=device) > 0.3 if masked else None
-    q = torch.randn(3, 5, 16, dtype=torch.float64, device=device)
+    q = torch.randn(3, 5, width, dtype=torch.float64, device=device)
     truth = factorise(history.double(), 6, keep)
     with dispatch.forcing('fused'):
         found = factorise(history, 6, keep)
@@ -121,6 +135,22 @@ def test_jacobi_kernel_finds_the_components(masked, device, poisoned_empty):
     torch.testing.assert_close(found.energy.double(), truth.energy, rtol=1e-5, atol=1e-5)
     one, other = (svd_attention(q, part.tokens) for part in (found, truth))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_jacobi_kernel_finds_equal_values_few_items_and_histories_of_one_direction(device, poisoned_empty):
+    torch.manual_seed(0)
+    equal = torch.linalg.qr(torch.randn(64, 16, device=device))[0]  # every direction is as long as the others
+    line = torch.randn(64, 1, device=device) @ torch.randn(1, 16, device=device)
+    few = torch.zeros(64, 16, device=device)
+    few[:3] = torch.randn(3, 16, device=device)
+    history = torch.stack([equal, line, few])
+    with dispatch.forcing('fused'):
+        found = factorise(history, 16)
+    truth = factorise(history.double(), 16)
+    torch.testing.assert_close(found.spectrum.double(), truth.spectrum, rtol=1e-4, atol=1e-4)
+    assert (found.spectrum[1, 1:] < 1e-3 * found.spectrum[1, 0]).all() and (found.spectrum[2, 3:] < 1e-3).all()
+    products = (found.tokens.mT @ found.tokens).double()
+    torch.testing.assert_close(products, truth.tokens.mT @ truth.tokens, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(('candidates', 'rank', 'value'), [(5, 3, 16), (70, 20, 32)], ids=str)
