@@ -249,7 +249,13 @@ def table(results: list[dict[str, object]]) -> str:
     lines = []
     for entry in results:
         value = entry['value']
-        shown = f'{value:12.3f}' if isinstance(value, float) and value >= 0.01 else f'{value!s:>12.12}'
+        shown = (
+            f'{value:12.4g}'
+            if isinstance(value, float) and value < 0.01
+            else f'{value:12.3f}'
+            if isinstance(value, float)
+            else f'{value!s:>12.12}'
+        )
         goal = f'  goal {entry["target"]:.3g}  {"met" if entry["met"] else "MISSED"}' if 'target' in entry else ''
         flag = '' if entry.get('graph', True) else '  (eager: cannot be captured)'
         note = ''.join(f'  {entry[key]}' for key in ('configuration', 'note') if key in entry)
