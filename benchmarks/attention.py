@@ -11,6 +11,7 @@ import argparse
 import fnmatch
 import glob
 import json
+import math
 import os
 import subprocess
 import sys
@@ -202,9 +203,8 @@ def gates(groups: list[str], patterns: list[str], seeds: range) -> list[dict[str
                 except Exception as problem:
                     share = float('inf')
                     entry['note'] = f'{type(problem).__name__}: {problem}'[:200]
-                worst = entry['value']
-                # A NaN is worse than any number.
-                entry['value'] = worst if share <= worst else share  # type: ignore[operator]
+                share = share if math.isfinite(share) else math.inf  # NaN compares with nothing
+                entry['value'] = max(share, entry['value'])  # type: ignore[type-var]
                 entry['n'] = entry['n'] + 1  # type: ignore[operator]
                 entry['met'] = bool(entry['value'] <= 1.0)  # type: ignore[operator]
     return list(found.values())
