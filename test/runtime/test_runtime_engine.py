@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine_world import Fragile, Gate, Shelf, rows
 
+from attn_robotics.runtime import engine as engine_module
 from attn_robotics.runtime import residency
 from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.batching import ModelQueue
@@ -411,6 +412,25 @@ def test_an_evicted_model_that_is_unloaded_stays_away(evicted: Engine) -> None:
     assert refusal(lambda: evicted.infer('a', X)).reason == 'not_loaded'
     assert evicted.status('a').reason == ''
     assert refusal(lambda: evicted.unload('a')).reason == 'not_loaded'
+
+
+def test_the_outputs_of_a_shared_launch_are_looked_at_once(
+    shelf: Shelf, closed_gate: type[Gate], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    real = engine_module.check_values
+
+    def counted(spec: Any, tensor: Any, *rest: Any) -> None:
+        looked.append(len(tensor))
+        real(spec, tensor, *rest)
+
+    monkeypatch.setattr(engine_module, 'check_values', counted)
+    shelf.put('m', 'fragile')
+    engine.load('m').result(30)
+    futures = [engine.submit('m', rows(number)) for number in (1, 2, 3)]
+    closed_gate.opened.set()
+    assert [future.result(30).outputs['y'][0, 0] for future in futures] == [1, 2, 3]
+    assert looked[-1] == 3  # and not three times one
 
 
 @pytest.mark.parametrize(('value', 'reason'), [(13, 'backend'), (14, 'bad_output')])
