@@ -173,7 +173,7 @@ def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, i
     while rows * keys > 8192:
         rows //= 2
     if keys == 16:
-        return (2 if heads > 1 else 1), 16, 1 if sets * heads > 16384 or width * slots > 256 else 2
+        return (2 if heads > 1 else 1), 16, 1 if sets * heads > 4096 or width * slots > 256 else 2
     return (2 if keys <= 32 and heads > 1 else 1), rows, 2 if keys <= 32 else 4
 
 
