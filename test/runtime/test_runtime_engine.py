@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from engine_world import Fragile, Gate, Shelf, rows
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from attn_robotics.runtime import engine as engine_module
 from attn_robotics.runtime import residency
 from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.batching import ModelQueue
+from attn_robotics.runtime.catalogue import Catalogue
 from attn_robotics.runtime.engine import Engine, ModelState
 from attn_robotics.runtime.errors import EngineError
 from attn_robotics.runtime.lanes import Lane
@@ -405,6 +408,41 @@ def test_an_evicted_model_that_can_not_come_back_is_one_clear_error_and_is_not_t
     assert evicted.status('a').state == ModelState.FAILED
     assert dropped(evicted, 'a') == {'bad_weights': 1, 'not_loaded': 1}
     evicted.infer('b', X)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(['infer', 'submit', 'load', 'unload']), st.sampled_from('abc')),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_whatever_is_asked_for_the_budget_holds_and_every_request_is_answered_or_refused_in_one_line(
+    shelf: Shelf, steps: list[tuple[str, str]]
+) -> None:
+    size = put_affine(shelf, 'a', 'b', 'c')
+    budget = 2 * size + 10
+    known: set[str] = set()  # loaded once and not unloaded since: these answer
+    with Engine(Catalogue(shelf.folder), budget_bytes=budget) as engine:
+        for deed, name in steps:
+            if deed == 'load':
+                engine.load(name).result(30)
+                known.add(name)
+            elif deed == 'unload' and name in known:
+                engine.unload(name).result(30)
+                known.discard(name)
+            elif deed == 'unload':
+                assert refusal(lambda name=name: engine.unload(name)).reason == 'not_loaded'
+            else:
+                ask = engine.infer if deed == 'infer' else lambda *a, **k: engine.submit(*a, **k).result(30)
+                if name in known:
+                    assert ask(name, X, deadline_s=30).outputs['y'].shape == (1, 100)
+                else:
+                    assert refusal(lambda ask=ask, name=name: ask(name, X)).reason == 'not_loaded'
+            assert engine.memory_bytes('cpu') <= budget
+        ready = {name for name in 'abc' if engine.status(name).state == ModelState.READY}
+        assert ready <= known and len(ready) <= 2
 
 
 def test_an_evicted_model_that_is_unloaded_stays_away(evicted: Engine) -> None:
