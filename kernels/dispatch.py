@@ -22,14 +22,7 @@ PATHS = ('naive', 'fused', 'library')
 
 # Kernels that agree with their definition under the interpreter but have not passed the benchmark's gate on a GPU yet.
 # They run when forced; an entry goes when `benchmarks/attention.py` reports its rms_error as met.
-UNPROVEN = {
-    'log_linear_step': 'its warps raced for the state; the one that waits was not gated on a GPU',
-    'polynomial_step': 'its new error function was not gated on a GPU',
-    'random_feature': 'its kernels start before the one before has ended, which was not gated on a GPU',
-    'relation_backward': 'its passes without atomics were not gated on a GPU',
-    'svd': 'its rotations of rows that move were not gated on a GPU',
-    'svd_attention': 'its row of the benchmark has not run on a GPU',
-}
+UNPROVEN: dict[str, str] = {}
 # What the gate ran with; other types run when forced, and by default once they are in the benchmark.
 PROVEN_DTYPES = (torch.bfloat16,)
 

@@ -161,20 +161,20 @@ def _neighbour_set(
         tl.store(o_at, out.to(o.dtype.element_ty), mask=row_in[:, :, None] & (d < width)[None, None, :])
 
 
-def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, int]:
-    """Tiles a program, rows a tile, warps: two tiles were fastest wherever there are enough of them.
+def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, int, int]:
+    """Tiles a program, rows a tile, warps, and whether padding stays unread: two tiles are fastest where there are many.
 
-    A fourth number that is not zero leaves padding unread: less traffic, but loads wait for the lengths.
+    Less traffic where it stays unread, but loads wait for the lengths.
     """
     keys = power_of_two(slots)
     if sets * heads < 64:  # latency: spread rows over the GPU's processors
-        return 1, 16, 2
+        return 1, 16, 4, 0
     rows = keys
     while rows * keys > 8192:
         rows //= 2
     if keys == 16:
-        return (2 if heads > 1 else 1), 16, 1 if sets * heads > 4096 or width * slots > 256 else 2
-    return (2 if keys <= 32 and heads > 1 else 1), rows, 2 if keys <= 32 else 4
+        return (2 if heads > 1 and sets * heads > 4096 else 1), 16, 1, 1
+    return (2 if keys <= 32 and heads > 1 else 1), rows, 2 if keys <= 32 else 4, 1
 
 
 def neighbour_set_forward(

@@ -175,7 +175,7 @@ def _attend(
     tl.store(o_at, mixed.to(out.dtype.element_ty), mask=there[:, None])
 
 
-def attend_fused(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, rows: int = 64) -> Tensor:
+def attend_fused(q: Tensor, keys: Tensor, values: Tensor, *, scale: float, rows: int = 128) -> Tensor:
     """See `attn_robotics.kernels.svd.svd_attention`, q (B, C, d)."""
     q = q if q.stride(-1) == 1 else q.contiguous()
     keys, values = keys.contiguous(), values.contiguous()

@@ -97,7 +97,7 @@ def relation_sets() -> None:
 def relation_tiles() -> None:
     from attn_robotics.kernels.relation.fused import relation_forward
 
-    relation_forward(*relation(1, 128), scale=0.125)
+    relation_forward(*relation(16, 96), scale=0.125)
 
 
 def relation_flash() -> None:
