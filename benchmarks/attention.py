@@ -11,6 +11,7 @@ import argparse
 import fnmatch
 import glob
 import json
+import math
 import os
 import subprocess
 import sys
@@ -202,9 +203,8 @@ def gates(groups: list[str], patterns: list[str], seeds: range) -> list[dict[str
                 except Exception as problem:
                     share = float('inf')
                     entry['note'] = f'{type(problem).__name__}: {problem}'[:200]
-                worst = entry['value']
-                # A NaN is worse than any number.
-                entry['value'] = worst if share <= worst else share  # type: ignore[operator]
+                share = share if math.isfinite(share) else math.inf  # NaN compares with nothing
+                entry['value'] = max(share, entry['value'])  # type: ignore[type-var]
                 entry['n'] = entry['n'] + 1  # type: ignore[operator]
                 entry['met'] = bool(entry['value'] <= 1.0)  # type: ignore[operator]
     return list(found.values())
@@ -249,7 +249,13 @@ def table(results: list[dict[str, object]]) -> str:
     lines = []
     for entry in results:
         value = entry['value']
-        shown = f'{value:12.3f}' if isinstance(value, float) and value >= 0.01 else f'{value!s:>12.12}'
+        shown = (
+            f'{value:12.4g}'
+            if isinstance(value, float) and value < 0.01
+            else f'{value:12.3f}'
+            if isinstance(value, float)
+            else f'{value!s:>12.12}'
+        )
         goal = f'  goal {entry["target"]:.3g}  {"met" if entry["met"] else "MISSED"}' if 'target' in entry else ''
         flag = '' if entry.get('graph', True) else '  (eager: cannot be captured)'
         note = ''.join(f'  {entry[key]}' for key in ('configuration', 'note') if key in entry)

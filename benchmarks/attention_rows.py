@@ -51,7 +51,7 @@ class Row:
         gate: returns (our output, plain torch in the same precision, truth in float64), on a small or the same problem.
         baselines: name to call; one that raises is reported as refused.
         targets: baseline name (or 'best', 'copy', 'empty') to the factor the goal asks for.
-        bytes_moved: compulsory traffic, for the share of the copy ceiling; 0 where it does not bind.
+        bytes_moved: compulsory traffic, padding included, for the share of the copy ceiling; 0 where it does not bind.
         eager: baselines that cannot be captured; trying would leave the random generator in capture mode.
         variants: other configurations of our kernel, tried by `--tune`.
         restore: puts back what calls change, so that configurations can be compared.
@@ -201,8 +201,11 @@ def neighbour_sets() -> Iterator[Row]:
             variants=_variants(
                 lambda c, a=arguments, w=width: neighbour_set_forward(*a, law='power', scale=w**-0.5, config=c),
                 *(
-                    {16: [(1, 16, 1), (2, 16, 1), (2, 16, 2), (8, 16, 4)], 8: [(2, 16, 1), (4, 16, 1), (4, 16, 2)]}
-                    | {32: [(2, 32, 2), (1, 32, 2)], 128: [(1, 16, 2), (1, 16, 4)]}
+                    {
+                        16: [(2, 16, 1), (2, 16, 2), (2, 16, 1, 1), (1, 16, 1, 1)],
+                        8: [(4, 16, 1), (2, 16, 1, 1), (4, 16, 1, 1)],
+                    }
+                    | {32: [(1, 32, 2), (2, 32, 2, 1)], 128: [(1, 16, 2), (1, 16, 4)]}
                 )[slots],
             ),
         )

@@ -10,62 +10,29 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import OccupancyGrid
-from sensor_msgs.msg import Image
 from tf2_msgs.msg import TFMessage
-from visualization_msgs.msg import MarkerArray
 
-from attn_robotics.conversions.attention import to_attention_map, to_image, to_markers
 from attn_robotics.conversions.grids import GridError, from_occupancy_grid
 from attn_robotics.conversions.notes import from_robot_message, to_robot_message
 from attn_robotics.conversions.poses import to_twist
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.conversions.transforms import RobotTransforms
-from attn_robotics.nodes._planner import PlannerParams
+from attn_robotics.nodes._robot_display import RobotDisplay
+from attn_robotics.nodes._robot_params import SparcRobotParams
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
-from attn_robotics.ros.parameters import param
 from attn_robotics.simulation.faults import Faults, LossyChannel
-from attn_robotics.systems.sparc.fleet import ACTIVE, ARRIVED, WAITING
 from attn_robotics.systems.sparc.policy import WeightsError
 from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
-from attn_robotics_interfaces.msg import AttentionMap, FleetStatus, RobotMessage
+from attn_robotics_interfaces.msg import RobotMessage
 
 HEARTBEAT_S = 0.2
-
-
-@dataclass(frozen=True)
-class SparcRobotParams(PlannerParams):
-    """Tunables of the robot node."""
-
-    robot: str = param('robot_0', 'This robot.', read_only=True)
-    horizon: int = param(6, 'Decisions the robot may be ahead of its wheels.', low=1, high=16, read_only=True)
-    lost_s: float = param(
-        3.0, 'A robot silent for this long is an obstacle [s of wall time].', low=0.5, high=60.0, read_only=True
-    )
-    start_s: float = param(
-        30.0, 'Wait this long for robots that were never heard [s of wall time].', low=0.5, high=600.0, read_only=True
-    )
-    stale_s: float = param(0.3, 'With a pose older than this the robot waits for a newer one [s].', low=0.05, high=60.0)
-    message_loss: float = param(
-        0.0, 'Fault: share of received messages that are thrown away.', low=0.0, high=0.95, read_only=True
-    )
-    message_delay_s: float = param(
-        0.0,
-        'Fault: received messages are held back for this long [s of wall time].',
-        low=0.0,
-        high=10.0,
-        read_only=True,
-    )
-    seed: int = param(
-        0, 'Of priorities and random ties; the same on all robots.', low=0, high=2**31 - 1, read_only=True
-    )
 
 
 class SparcRobot(AttnNode):
@@ -106,10 +73,7 @@ class SparcRobot(AttnNode):
         ]
         self._command = self.create_publisher(Twist, f'{p.robot}/cmd_vel', qos.COMMAND)
         self._radio = self.create_publisher(RobotMessage, 'sparc/messages', qos.MESSAGES)
-        self._status = self.create_publisher(FleetStatus, 'sparc/status', qos.STATE)
-        self._attention = self.create_publisher(AttentionMap, 'sparc/attention', qos.STATE)
-        self._markers = self.create_publisher(MarkerArray, 'sparc/attention_markers', qos.STATE)
-        self._image = self.create_publisher(Image, f'{p.robot}/attention_image', qos.SENSOR)
+        self._display = RobotDisplay(self, p.robot, p.map_frame)
         self._timer = self.create_timer(1.0 / p.control_rate, self._control, autostart=False)
         self._last_control_s: float | None = None
 
@@ -128,9 +92,9 @@ class SparcRobot(AttnNode):
             return
         for subscription in self._held:
             self.destroy_subscription(subscription)
-        outputs = (self._command, self._radio, self._status, self._attention, self._markers, self._image)
-        for publisher in outputs:
+        for publisher in (self._command, self._radio):
             self.destroy_publisher(publisher)
+        self._display.close()
         self.destroy_timer(self._timer)
         self._agent = None
         del self._held
@@ -227,14 +191,13 @@ class SparcRobot(AttnNode):
         last_s, self._last_control_s = self._last_control_s, now_s
         if agent is None:
             return
-        looked_at = (self._attention, self._markers, self._image)
-        agent.need_attention = any(publisher.get_subscription_count() for publisher in looked_at)
+        agent.need_attention = self._display.is_looked_at
         before = (agent.epoch, agent.step)
         self._receive(time.monotonic())
         for note in agent.advance(now_s, time.monotonic()):
             self.get_logger().warning(note)
         if (agent.epoch, agent.step) != before:
-            self._publish()
+            self._display.show(agent, to_stamp(self._transforms.stamps_s[self._index]))
         self._send(now_s)
         dt_s = 1.0 / self.params.control_rate if last_s is None else max(now_s - last_s, 1e-3)
         velocity = agent.velocities(dt_s)
@@ -261,41 +224,6 @@ class SparcRobot(AttnNode):
                 self._bytes += note.size_bytes
                 self._messages += 1
         self._sent_step, self._sent_s = (agent.epoch, agent.step), now_s
-
-    def _publish(self) -> None:
-        """One row of fleet status and of the attention map."""
-        agent, stamp = self._agent, to_stamp(self._transforms.stamps_s[self._index])
-        assert agent is not None
-        if agent.planned is None or agent.goal is None:
-            return
-        state = WAITING if not agent.team else ARRIVED if agent.has_arrived else ACTIVE
-        status = FleetStatus(tick=agent.step, robot_ids=[agent.name], state=bytes([state]))
-        status.header.stamp, status.header.frame_id = stamp, self.params.map_frame
-        status.rows, status.columns = [agent.planned[0]], [agent.planned[1]]
-        status.goal_rows, status.goal_columns = [agent.goal[0]], [agent.goal[1]]
-        status.lag = [agent.lag]
-        status.decision_ms, (status.decision_p50_ms, status.decision_p99_ms) = agent.decision_ms, agent.percentiles_ms
-        self._status.publish(status)
-        if not agent.attention:
-            return
-        layer, weights = list(agent.attention.items())[-1]
-        xy = agent.frame.to_xy(agent.heard_cells)
-        place = agent.team.index(agent.name)
-        frame_id = self.params.map_frame
-        if self._attention.get_subscription_count():
-            gaps = np.linalg.norm(xy - xy[place], axis=-1)[None]
-            self._attention.publish(
-                to_attention_map(
-                    weights, [agent.name], agent.team, mechanism='relation', layer=layer, tick=agent.step,
-                    stamp=stamp, frame_id=frame_id, distances=gaps,
-                )
-            )  # fmt: skip
-        if self._markers.get_subscription_count():
-            row = np.zeros((weights.shape[0], len(agent.team), len(agent.team)), np.float32)
-            row[:, place] = weights[:, 0]
-            self._markers.publish(to_markers(row, xy, frame_id=frame_id, stamp=stamp, namespace=agent.name))
-        if self._image.get_subscription_count():
-            self._image.publish(to_image(weights, frame_id=frame_id, stamp=stamp))
 
 
 def main(args: list[str] | None = None) -> int:

@@ -263,6 +263,7 @@ class Residency:
         """Begin to close: load nothing any more."""
         with self._lock:
             self._closed = True
+            self._idle.notify_all()
 
     def close(self) -> None:
         """Close every model after its last request, and end the threads."""
@@ -341,10 +342,12 @@ class Residency:
                 continue
             with self._lock:
                 self._needs_room = True
-                found = self._idle.wait_for(lambda: self._evictable(device, keep), max(0.0, end - time.monotonic()))
+                found = self._idle.wait_for(
+                    lambda: self._closed or self._evictable(device, keep), max(0.0, end - time.monotonic())
+                )
                 self._needs_room = False
-            if not found:
-                return
+                if not found or self._closed:
+                    return
 
     def _load(self, name: str, on_progress: Callable[[Progress], None] | None, patience_s: float = 0.0) -> ModelStatus:
         def step(stage: str, done: int, total: int) -> None:

@@ -235,7 +235,7 @@ def settings(queries: int, width: int, dtype: torch.dtype) -> tuple[int, int, in
         return 32, 32, 4, 2
     if queries <= 64:
         return 64, 64, 4, 3
-    return (64, 64, 4, 2) if width >= 64 else (64, 128, 4, 2)
+    return (128, 64, 8, 3) if width >= 64 else (64, 128, 4, 3)
 
 
 def gravity_forward(

@@ -263,7 +263,7 @@ def _step(
 
 
 def log_linear_step_fused(
-    q: Tensor, k: Tensor, v: Tensor, g: Tensor, lam: Tensor, state: LogLinearState, *, warps: int = 4
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, lam: Tensor, state: LogLinearState, *, warps: int = 1
 ) -> Tensor:
     """See `attn_robotics.kernels.log_linear.log_linear_step`."""
     q, k, v, lam = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, lam))

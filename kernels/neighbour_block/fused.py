@@ -121,7 +121,7 @@ def neighbour_block_forward(
     x, qkv_weight, out_weight = x.contiguous(), qkv_weight.contiguous(), out_weight.contiguous()
     positions = None if positions is None else positions.contiguous()
     sets, members, width = x.shape
-    rows, warps, stages = config or (64, 4, 2)
+    rows, warps, stages = config or (64, 4, 3)
     slots = power_of_two(members, 8)
     rows = max(rows, slots)
     group = rows // slots

@@ -29,22 +29,33 @@ def _neighbour_set(
     heads, slots, width, scale,
     AXES: tl.constexpr, LAW: tl.constexpr, HAS_LENGTHS: tl.constexpr, EVEN: tl.constexpr, PACK: tl.constexpr,
     HEADS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr,
-    FLAT: tl.constexpr, SLOTS: tl.constexpr,
+    FLAT: tl.constexpr, SLOTS: tl.constexpr, LATE: tl.constexpr,
 ):  # fmt: skip
     """One set, HEADS tiles of PACK heads, ROWS queries.
 
-    EVEN: the tile is the problem, so loads need no mask. Lengths never mask a load: the loads would wait for them.
+    EVEN: the tile is the problem, so loads need no mask. Lengths mask no load, which would wait for them, unless LATE:
+    then padding is not even read.
     """
     b = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     m = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
     n = tl.arange(0, KEYS)
     d = tl.arange(0, WIDTH)
+    # A division by a number that is known when this is compiled costs next to nothing, by another one more than a load.
+    if FLAT:
+        size_of_set: tl.constexpr = SLOTS
+    else:
+        size_of_set = slots
     # Sets smaller than a tile: PACK heads side by side, pairs of different heads are masked.
-    m_slot = m % slots if PACK > 1 else m
-    n_slot = n % slots if PACK > 1 else n
-    m_head = first[:, None] * PACK + (m // slots)[None, :] if PACK > 1 else first[:, None] + tl.zeros_like(m)[None, :]
-    n_head = first[:, None] * PACK + (n // slots)[None, :] if PACK > 1 else first[:, None] + tl.zeros_like(n)[None, :]
+    if PACK > 1:
+        m_part, n_part = m // size_of_set, n // size_of_set
+        m_slot, n_slot = m % size_of_set, n % size_of_set
+        m_head = first[:, None] * PACK + m_part[None, :]
+        n_head = first[:, None] * PACK + n_part[None, :]
+    else:
+        m_slot, n_slot = m, n
+        m_head = first[:, None] + tl.zeros_like(m)[None, :]
+        n_head = first[:, None] + tl.zeros_like(n)[None, :]
     if FLAT:  # contiguous and EVEN: one block of memory, its shape known at compile time
         size: tl.constexpr = HEADS * PACK * SLOTS * WIDTH
         start = (b * tl.num_programs(1) + tl.program_id(1)) * size
@@ -65,7 +76,12 @@ def _neighbour_set(
     length = slots
     if HAS_LENGTHS:
         length = tl.load(lengths + b)
-    if EVEN:
+    if LATE:
+        row_real, key_real = m_slot < length, n_slot < length
+        q_tile = tl.load(q_at, mask=row_real[None, :, None], other=0.0)
+        k_tile = tl.load(k_at, mask=key_real[None, None, :], other=0.0)
+        v_tile = tl.load(v_at, mask=key_real[None, :, None], other=0.0)
+    elif EVEN:
         q_tile = tl.load(q_at)
         k_tile = tl.load(k_at)
         v_tile = tl.load(v_at)
@@ -79,8 +95,8 @@ def _neighbour_set(
     if AXES > 0:
         p_m = positions + b * p_b + m_slot * p_n
         p_n_at = positions + b * p_b + n_slot * p_n
-        m_there, n_there = m_slot < slots, n_slot < slots
-        if EVEN and PACK == 1:
+        m_there, n_there = m_slot < size_of_set, n_slot < size_of_set
+        if EVEN and (PACK == 1 or FLAT):
             mine_0 = tl.load(p_m)
             other_0 = tl.load(p_n_at)
             if AXES > 1:
@@ -107,8 +123,9 @@ def _neighbour_set(
             inverse = tl.load(beta + m_head, mask=m_head < heads, other=0.0).to(tl.float32)[:, :, None]
     # Padding may hold NaN, which a weight of zero would not silence.
     if HAS_LENGTHS:
-        length = tl.minimum(length, slots)
-        v_tile = tl.where((n_slot < length)[None, :, None], v_tile, 0.0)
+        length = tl.minimum(length, size_of_set)
+        if not LATE:
+            v_tile = tl.where((n_slot < length)[None, :, None], v_tile, 0.0)
     scores = tl.dot(q_tile.to(PRODUCT), k_tile.to(PRODUCT), input_precision='ieee') * scale  # base 2: scale has log2 e
     if AXES > 0:
         offset = mine_0.to(tl.float32)[:, None] - other_0.to(tl.float32)[None, :]
@@ -125,7 +142,7 @@ def _neighbour_set(
         else:
             scores -= (strength * inverse * 1.4426950408889634) * distance
     if PACK > 1:
-        pair = ((m // slots)[:, None] == (n // slots)[None, :]) & (n < slots * PACK)[None, :]
+        pair = (m_part[:, None] == n_part[None, :]) & (n < size_of_set * PACK)[None, :]
         scores = tl.where((pair & (n_slot < length)[None, :])[None, :, :], scores, float('-inf'))
     elif HAS_LENGTHS or not EVEN:
         scores = tl.where((n_slot < length)[None, None, :], scores, float('-inf'))
@@ -145,7 +162,10 @@ def _neighbour_set(
 
 
 def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, int]:
-    """Tiles a program, rows a tile, warps: two tiles were fastest wherever there are enough of them."""
+    """Tiles a program, rows a tile, warps: two tiles were fastest wherever there are enough of them.
+
+    A fourth number that is not zero leaves padding unread: less traffic, but loads wait for the lengths.
+    """
     keys = power_of_two(slots)
     if sets * heads < 64:  # latency: spread rows over the GPU's processors
         return 1, 16, 2
@@ -153,7 +173,7 @@ def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, i
     while rows * keys > 8192:
         rows //= 2
     if keys == 16:
-        return (2 if heads > 1 else 1), 16, 1 if sets * heads > 16384 or width * slots > 256 else 2
+        return (2 if heads > 1 else 1), 16, 1 if sets * heads > 4096 or width * slots > 256 else 2
     return (2 if keys <= 32 and heads > 1 else 1), rows, 2 if keys <= 32 else 4
 
 
@@ -168,14 +188,14 @@ def neighbour_set_forward(
     *,
     law: str,
     scale: float,
-    config: tuple[int, int, int] | None = None,
+    config: tuple[int, ...] | None = None,
 ) -> Tensor:
     """See `attn_robotics.kernels.neighbour_set`; `config` replaces `settings` when tuning."""
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     positions = positions if positions is None or positions.stride(-1) == 1 else positions.contiguous()
     sets, heads, slots, width = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    group, rows, warps = config or settings(sets, heads, slots, width)
+    group, rows, warps, *late = config or settings(sets, heads, slots, width)
     keys, wide = power_of_two(slots), power_of_two(width)
     axes = 0 if positions is None else positions.shape[2]
     pack = keys // slots if rows == keys and slots < keys and heads % (keys // slots) == 0 else 1
@@ -190,6 +210,6 @@ def neighbour_set_forward(
             heads, slots, width, scale * LOG2_E,
             AXES=axes, LAW=law, HAS_LENGTHS=lengths is not None, EVEN=even, PACK=pack,
             HEADS=group, ROWS=rows, KEYS=keys, WIDTH=wide, PRODUCT=interpreter_product(q.dtype),
-            FLAT=flat, SLOTS=slots if flat else 0, num_warps=warps,
+            FLAT=flat, SLOTS=slots if flat else 0, LATE=any(late) and even and lengths is not None, num_warps=warps,
         )  # fmt: skip
     return out

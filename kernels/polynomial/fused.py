@@ -64,7 +64,7 @@ def _step(
 
 
 def polynomial_step_fused(
-    projected: Tensor, gate: Tensor, state: Tensor, count: Tensor, *, degree: int, warps: int = 8
+    projected: Tensor, gate: Tensor, state: Tensor, count: Tensor, *, degree: int, warps: int = 16
 ) -> Tensor:
     """See `attn_robotics.kernels.polynomial.polynomial_step`."""
     projected, gate = (x if x.stride(-1) == 1 else x.contiguous() for x in (projected, gate))

@@ -184,7 +184,7 @@ def _add_shares(
 
 def settings(slots: int) -> tuple[Config, Config]:
     """Rows of a tile, warps, stages, programs a processor: of the pass over pairs, of those over either side."""
-    return ((32, 4, 1, 2), (32, 4, 1, 2)) if slots <= 16 else ((32, 4, 1, 2), (64, 8, 1, 1))
+    return ((32, 4, 2, 2), (32, 4, 2, 2)) if slots <= 16 else ((64, 8, 1, 1), (32, 4, 1, 2))
 
 
 def sets_backward(

@@ -155,7 +155,7 @@ def _join_spans(
 
 def settings(queries: int, keys: int) -> tuple[int, int, int, int, int]:
     """Rows and keys of a tile, warps, stages, spans of keys."""
-    return (16, 128, 4, 1, 1)
+    return (32, 128, 8, 1, 1) if queries >= 512 else (16, 128, 8, 1, 1)
 
 
 def flash_forward(

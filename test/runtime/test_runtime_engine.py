@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 from engine_world import Fragile, Gate, Shelf, rows
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from attn_robotics.runtime import engine as engine_module
 from attn_robotics.runtime import residency
 from attn_robotics.runtime.backends import Progress
 from attn_robotics.runtime.batching import ModelQueue
+from attn_robotics.runtime.catalogue import Catalogue
 from attn_robotics.runtime.engine import Engine, ModelState
 from attn_robotics.runtime.errors import EngineError
 from attn_robotics.runtime.lanes import Lane
@@ -406,11 +410,65 @@ def test_an_evicted_model_that_can_not_come_back_is_one_clear_error_and_is_not_t
     evicted.infer('b', X)
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(['infer', 'submit', 'load', 'unload']), st.sampled_from('abc')),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_whatever_is_asked_for_the_budget_holds_and_every_request_is_answered_or_refused_in_one_line(
+    shelf: Shelf, steps: list[tuple[str, str]]
+) -> None:
+    size = put_affine(shelf, 'a', 'b', 'c')
+    budget = 2 * size + 10
+    known: set[str] = set()  # loaded once and not unloaded since: these answer
+    with Engine(Catalogue(shelf.folder), budget_bytes=budget) as engine:
+        for deed, name in steps:
+            if deed == 'load':
+                engine.load(name).result(30)
+                known.add(name)
+            elif deed == 'unload' and name in known:
+                engine.unload(name).result(30)
+                known.discard(name)
+            elif deed == 'unload':
+                assert refusal(lambda name=name: engine.unload(name)).reason == 'not_loaded'
+            else:
+                ask = engine.infer if deed == 'infer' else lambda *a, **k: engine.submit(*a, **k).result(30)
+                if name in known:
+                    assert ask(name, X, deadline_s=30).outputs['y'].shape == (1, 100)
+                else:
+                    assert refusal(lambda ask=ask, name=name: ask(name, X)).reason == 'not_loaded'
+            assert engine.memory_bytes('cpu') <= budget
+        ready = {name for name in 'abc' if engine.status(name).state == ModelState.READY}
+        assert ready <= known and len(ready) <= 2
+
+
 def test_an_evicted_model_that_is_unloaded_stays_away(evicted: Engine) -> None:
     evicted.unload('a').result(30)
     assert refusal(lambda: evicted.infer('a', X)).reason == 'not_loaded'
     assert evicted.status('a').reason == ''
     assert refusal(lambda: evicted.unload('a')).reason == 'not_loaded'
+
+
+def test_the_outputs_of_a_shared_launch_are_looked_at_once(
+    shelf: Shelf, closed_gate: type[Gate], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    real = engine_module.check_values
+
+    def counted(spec: Any, tensor: Any, *rest: Any) -> None:
+        looked.append(len(tensor))
+        real(spec, tensor, *rest)
+
+    monkeypatch.setattr(engine_module, 'check_values', counted)
+    shelf.put('m', 'fragile')
+    engine.load('m').result(30)
+    futures = [engine.submit('m', rows(number)) for number in (1, 2, 3)]
+    closed_gate.opened.set()
+    assert [future.result(30).outputs['y'][0, 0] for future in futures] == [1, 2, 3]
+    assert looked[-1] == 3  # and not three times one
 
 
 @pytest.mark.parametrize(('value', 'reason'), [(13, 'backend'), (14, 'bad_output')])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,6 +46,7 @@ class Executed:
         batch_s: gathering the inputs [s].
         transfer_s: copies to and from the device [s].
         compute_s: the model [s].
+        columns: outputs of the whole batch as numpy arrays, where they are in one piece; to be checked in one go.
     """
 
     outputs: list[dict[str, Any]]
@@ -53,6 +54,7 @@ class Executed:
     batch_s: float
     transfer_s: float
     compute_s: float
+    columns: Mapping[str, Any] | None = None
 
 
 class Backend(Protocol):

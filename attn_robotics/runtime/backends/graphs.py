@@ -87,7 +87,9 @@ class CudaLane:
         launched = replay_on(self._stream, graph.whole, done)
         done.synchronize()
         upload, compute, download = graph.times()
-        return Executed(graph.fetch(requests), launched, launched - start, upload + download, compute)
+        columns = graph.fetch(rows)
+        outputs = [{n: graph.part(c, first, last) for n, c in columns.items()} for _, first, last in spans(requests)]
+        return Executed(outputs, launched, launched - start, upload + download, compute, columns)
 
     def _execute_apart(self, requests: Sequence[Request], rows: int, graph: _Graph | None, start: float) -> Executed:
         """Run requests with copies of their own before and after."""
@@ -273,12 +275,9 @@ class _Graph:
             first = last
         return is_all
 
-    def fetch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+    def fetch(self, rows: int) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """Copy answers out of pinned memory, which the next batch will overwrite."""
-        return [
-            {name: self.part(array, first, last).copy() for name, array in self.host_outputs.items()}
-            for _, first, last in spans(requests)
-        ]
+        return {name: self.part(array, 0, rows).copy() for name, array in self.host_outputs.items()}
 
     def times(self) -> list[float]:
         """Upload, computation and download of the last replay of `whole` [s]."""

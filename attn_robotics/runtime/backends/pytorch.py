@@ -95,7 +95,8 @@ class TorchBackend:
             if not request.on_device:
                 for name, tensor in result.items():
                     result[name] = tensor.numpy()
-        return Executed(results, launched, launched - start, 0.0, computed - launched)
+        columns = {name: tensor.numpy() for name, tensor in outputs.items()} if len(requests) > 1 else None
+        return Executed(results, launched, launched - start, 0.0, computed - launched, columns)
 
     def prepare(self, requests: Sequence[Request], lane: int) -> None:
         """Run a shape once, or capture it on CUDA; a model that can't be captured runs without graphs and says so."""

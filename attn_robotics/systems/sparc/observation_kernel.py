@@ -59,8 +59,13 @@ def _observe(
     tl.store(to + 4 * area, wall.to(tl.float32), mask=real)
     tl.store(to + 6 * area, ((y == goal_row) & (x == goal_column)).to(tl.float32), mask=real)
 
-    others = tl.zeros((PIXELS,), tl.int32)
-    goals = tl.zeros((PIXELS,), tl.int32)
+    # Few others are in view: each writes its own cell into an empty picture.
+    empty = tl.zeros((PIXELS,), tl.float32)
+    tl.store(to + 5 * area, empty, mask=real)
+    tl.store(to + 7 * area, empty, mask=real)
+    tl.debug_barrier()
+    picture = image + robot.to(tl.int64) * 8 * area
+    occupied = tl.full((BLOCK,), 1.0, tl.float32)
     for start in range(0, robots, BLOCK):
         other = start + tl.arange(0, BLOCK)
         there = other < robots
@@ -69,14 +74,13 @@ def _observe(
         right = tl.load(at + 1, mask=there, other=0).to(tl.int32) - column
         steps = tl.abs(down) + tl.abs(right)
         seen = there & (tl.abs(down) <= reach) & (tl.abs(right) <= reach) & (steps > 0)
-        spot = tl.where(seen, (down + reach) * SIDE + right + reach, -1)
+        spot = (down + reach) * SIDE + right + reach
+        tl.store(picture + 5 * area + spot, occupied, mask=seen)
         goal_down = tl.load(at + 2, mask=there, other=0).to(tl.int32) - row
         goal_right = tl.load(at + 3, mask=there, other=0).to(tl.int32) - column
         goal_down = tl.minimum(tl.maximum(goal_down, -reach), reach) + reach
         goal_right = tl.minimum(tl.maximum(goal_right, -reach), reach) + reach
-        goal_spot = tl.where(seen, goal_down * SIDE + goal_right, -1)
-        others = tl.maximum(others, tl.max((spot[:, None] == pixel[None, :]).to(tl.int32), 0))
-        goals = tl.maximum(goals, tl.max((goal_spot[:, None] == pixel[None, :]).to(tl.int32), 0))
+        tl.store(picture + 7 * area + goal_down * SIDE + goal_right, occupied, mask=seen)
         far = steps if MANHATTAN else down * down + right * right
         heard = far <= (RADIUS if MANHATTAN else RADIUS * RADIUS)
         number = tl.minimum(steps, CLIP)
@@ -85,8 +89,6 @@ def _observe(
             exact = (down + WINDOW) * (2 * WINDOW + 1) + right + WINDOW
             number = tl.where(near, exact, (2 * WINDOW + 1) * (2 * WINDOW + 1) + number)
         tl.store(relation + robot.to(tl.int64) * robots + other, tl.where(heard, number, -1), mask=there)
-    tl.store(to + 5 * area, others.to(tl.float32), mask=real)
-    tl.store(to + 7 * area, goals.to(tl.float32), mask=real)
 
     to_goal_down, to_goal_right = (goal_row - row).to(tl.float32), (goal_column - column).to(tl.float32)
     straight = tl.sqrt(to_goal_down * to_goal_down + to_goal_right * to_goal_right)
@@ -130,7 +132,7 @@ def observe_fleet(state: Tensor, grid: Tensor, fields: Tensor, config: SparcConf
     with on_device_of(state):
         _observe[(robots,)](
             state, grid.view(torch.uint8), fields, image, vector, relation, robots, *grid.shape, features,
-            SIDE=side, PIXELS=power_of_two(side * side), FEATURES=power_of_two(features), ACTIONS=actions, BLOCK=64,
+            SIDE=side, PIXELS=power_of_two(side * side), FEATURES=power_of_two(features), ACTIONS=actions, BLOCK=128,
             WINDOW=config.offset_window if config.relation == 'offset' else -1, CLIP=config.distance_clip,
             RADIUS=config.mask_radius, MANHATTAN=config.mask_metric == 'manhattan',
             UNREACHABLE=UNREACHABLE, FAR=FAR, SCALE=LOG_SCALE, num_warps=4,

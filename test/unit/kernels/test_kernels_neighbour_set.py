@@ -66,6 +66,20 @@ def test_every_tiling_computes_the_same(config, device):
     torch.testing.assert_close(found, truth)
 
 
+@pytest.mark.parametrize(('slots', 'width'), [(16, 16), (8, 32), (32, 16)], ids=str)
+@pytest.mark.parametrize('late', [0, 1])
+def test_padding_may_stay_unread_and_may_hold_nan(slots, width, late, device, poisoned_empty):
+    q, k, v, positions, alpha, beta, lengths = make(4, 4, slots, width, torch.float32, device)
+    truth = neighbour_set_attention(q, k, v, positions, alpha, beta, lengths)
+    for b, length in enumerate(lengths.tolist()):
+        for x in (q, k, v):
+            x[b, :, length:] = float('nan')
+    rows = max(16, slots)
+    arguments = (q, k, v, positions, alpha, beta, lengths)
+    found = neighbour_set_forward(*arguments, law='power', scale=width**-0.5, config=(2, rows, 1, late))
+    torch.testing.assert_close(found, truth)
+
+
 def test_bias_is_the_logarithm_of_the_power_law():
     positions = torch.tensor([[[0.0, 0.0], [3.0, 4.0]]], dtype=torch.float64)
     distance = pairwise_distance(positions, positions)
