@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attn_robotics.systems.pom_speech.train import Feed
 
 ROUND = 64  # tokens
-BLOCKS: tuple[int | None, ...] = (None, 8, None, 24)
+BLOCKS = (8, 24)  # tokens; every size is a graph
 
 
 @dataclass
@@ -39,6 +39,12 @@ class _Shape:
     after: Any
 
 
+def block_of(step: int, whole: float) -> int | None:
+    """The block size of an update; None, a share `whole` of all, evenly spread, for whole utterances."""
+    before = int(step * whole)
+    return None if int((step + 1) * whole) > before else BLOCKS[(step - before) % len(BLOCKS)]
+
+
 class GraphedUpdate:
     """Draws, masks and learns from one batch a call.
 
@@ -48,7 +54,7 @@ class GraphedUpdate:
         rate: learning rate by step.
         loss: of log-probabilities, picked utterances and their lengths.
         hide: draws which bands (B, 80) and tokens (B, N) to mask, for B and N.
-        whole_only: never train as a stream.
+        whole: share of updates that mix whole utterances.
     """
 
     def __init__(
@@ -59,11 +65,11 @@ class GraphedUpdate:
         loss: Callable[[Tensor, np.ndarray[Any, Any], list[int]], Tensor],
         hide: Callable[[int, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
         *,
-        whole_only: bool,
+        whole: float,
     ) -> None:
         self.network, self.feed = network, feed
         self._rate, self._loss, self._hide = rate, loss, hide
-        self._blocks = (None,) if whole_only else BLOCKS
+        self._whole = whole
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
         self.optimiser = torch.optim.AdamW(
@@ -84,7 +90,7 @@ class GraphedUpdate:
         """One update; gives its loss, on the device."""
         lengths = self.feed.corpus.lengths[picked]
         count = -(-int(lengths.max()) // ROUND) * ROUND
-        key = (count, self._blocks[step % len(self._blocks)])
+        key = (count, block_of(step, self._whole))
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = self._capture(len(picked), *key)

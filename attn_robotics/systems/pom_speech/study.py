@@ -91,11 +91,11 @@ class Study:
         def rate(at: int) -> float:
             return cosine_rate(at / steps, at, peak=1.5e-3, floor=1e-6, warmup=150)
 
-        return network, make_update(network, self.feed, rng, rate, whole_only=True), rng
+        return network, make_update(network, self.feed, rng, rate, whole=1.0), rng
 
     def pace(self, method: str) -> float:
         """Seconds an update, beside whatever else runs now."""
-        count = min(PACE, self.options.steps)
+        count: int = min(PACE, self.options.steps)
         _, update, rng = self.start(method, 0, count)
         batches = self.feed.corpus.batches(self.options.batch, rng)
         begun = 0.0
@@ -198,6 +198,38 @@ def summarise(folder: Path) -> list[Row]:
     return rows
 
 
+@torch.no_grad()
+def fresh_rows(check: Feed, seeds: Sequence[int], count: int = 24, tokens: int = 40) -> list[Row]:
+    """What mixers add to tokens of size 1 before any training, mean over layers.
+
+    How large it is (root mean square), how far it differs between the first tokens of an utterance, and, averaged over
+    them, between utterances.
+    """
+    rows = []
+    features, keep, _ = check.batch(np.arange(min(count, len(check.corpus))))
+    for method in METHODS:
+        found = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            network = SpeechEncoder(matched(replace(REFERENCE, **METHODS[method]), size_of(REFERENCE))).eval()
+            prepare(network, check.corpus)
+            added: list[torch.Tensor] = []
+            hooks = [
+                mixer.register_forward_hook(lambda *call, added=added: added.append(call[2][0]))
+                for name, mixer in network.named_modules()
+                if name.endswith('.mixer')
+            ]
+            network.log_probs(features, keep)
+            assert len(added) == len(hooks)
+            mixed = torch.stack(added)[:, :, :tokens]  # (layers, B, tokens, width)
+            of_utterance = mixed.mean(2, keepdim=True)
+            parts = (mixed, mixed - of_utterance, of_utterance - of_utterance.mean(1, keepdim=True))
+            found.append([float(part.square().mean((1, 2, 3)).sqrt().mean()) for part in parts])
+        for index, name in enumerate(('size', 'between_tokens', 'between_utterances')):
+            rows.append(over_seeds(f'fresh/{method}/{name}', [values[index] for values in found]))
+    return rows
+
+
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Character error rates with their intervals."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -212,7 +244,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         error = [[row.value - max(0.0, low)], [high - row.value]]
         panel.errorbar(index, row.value, yerr=error, fmt='o', capsize=4, color='#204060')
     panel.set_xticks(range(len(shown)), [row.name.split('/')[1] for row in shown])
-    panel.set_ylabel('CER, held-out sentences and voices')
+    panel.set_ylabel('CER, held-out speech')
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.3)
     panel.set_title('mixers at equal size, mean and 95 % interval over seeds (synthetic speech)', fontsize=9)
@@ -225,9 +257,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: 3 when the time was over before the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, required=True, help='folder made by pom_speech.data')
+    parser.add_argument('--data', type=Path, help='folder made by pom_speech.data')
     parser.add_argument('--validation', type=Path, required=True, help='folder with held-out speech')
-    parser.add_argument('--out', type=Path, required=True, help='folder for one file a run')
+    parser.add_argument('--out', type=Path, help='folder for one file a run')
+    parser.add_argument('--fresh', action='store_true', help='train nothing: look at what untrained mixers give')
     parser.add_argument('--json', type=Path, help='where the table goes; its picture goes beside it')
     parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
@@ -242,6 +275,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--no-graphs', dest='graphs', action='store_false', help='CUDA: launch kernel by kernel')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     options = parser.parse_args(arguments)
+    if options.fresh:
+        torch.set_num_threads(1)
+        rows = fresh_rows(Feed(Corpus(options.validation), torch.device('cpu')), options.seeds)
+        print(show(rows))
+        if options.json:
+            about = json.loads((options.validation / 'corpus.json').read_text())
+            command = 'python -m attn_robotics.systems.pom_speech.study --fresh'
+            write_results(options.json, rows, command, options.seeds, torch=torch.__version__, validation=about)
+        return 0
+    if options.data is None or options.out is None:
+        parser.error('--data and --out are needed to train')
     options.end = time.time() + options.seconds
     options.out.mkdir(parents=True, exist_ok=True)
     plan = options.out / 'plan.json'

@@ -1,7 +1,7 @@
 """Train the encoder with CTC: `python -m attn_robotics.systems.pom_speech.train --help`.
 
-Half of the updates mix whole utterances, half mix them as streams of blocks of 4 to 32 tokens, so that one set of
-weights serves both. Ctrl-C saves; `--resume` goes on.
+A share of the updates (`--whole`, half) mixes whole utterances, the others mix them as streams of blocks of 4 to 32
+tokens, so that one set of weights serves both. Ctrl-C saves; `--resume` goes on.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ def _runs(rng: np.random.Generator, rows: int, size: int, longest: int) -> NDArr
 
 
 def loss_of(
-    network: SpeechEncoder, feed: Feed, picked: np.ndarray[Any, Any], rng: np.random.Generator, *, whole_only: bool
+    network: SpeechEncoder, feed: Feed, picked: np.ndarray[Any, Any], rng: np.random.Generator, *, whole: float
 ) -> Tensor:
     """CTC loss a character of one batch, augmented."""
     features, keep, lengths = feed.batch(picked)
     features = mask_some(features, network.feature_mean, rng)
-    block = None if whole_only or rng.random() < 0.5 else int(BLOCKS[rng.integers(len(BLOCKS))])
+    block = None if rng.random() < whole else int(BLOCKS[rng.integers(len(BLOCKS))])
     cuda = features.device.type == 'cuda'
     with torch.autocast(features.device.type, torch.bfloat16, enabled=cuda):
         log_probs = network.log_probs(features, keep, block)
@@ -158,9 +158,9 @@ class PlainUpdate:
         feed: Feed,
         rng: np.random.Generator,
         rate: Callable[[int], float],
-        whole_only: bool,
+        whole: float,
     ) -> None:
-        self._network, self._feed, self._rng, self._rate, self._whole_only = network, feed, rng, rate, whole_only
+        self._network, self._feed, self._rng, self._rate, self._whole = network, feed, rng, rate, whole
         # The paper's betas.
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
 
@@ -168,7 +168,7 @@ class PlainUpdate:
         """One update; gives its loss, on the device."""
         for group in self.optimiser.param_groups:
             group['lr'] = self._rate(step)
-        loss = loss_of(self._network, self._feed, picked, self._rng, whole_only=self._whole_only)
+        loss = loss_of(self._network, self._feed, picked, self._rng, whole=self._whole)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), 5.0)
@@ -182,7 +182,7 @@ def make_update(
     rng: np.random.Generator,
     rate: Callable[[int], float],
     *,
-    whole_only: bool = False,
+    whole: float = 0.5,
     graphs: bool = True,
 ) -> PlainUpdate | GraphedUpdate:
     """What learns from a batch.
@@ -191,14 +191,14 @@ def make_update(
         network, feed: on one device.
         rng: of masks and block sizes.
         rate: learning rate by step.
-        whole_only: never train as a stream.
+        whole: share of updates that mix whole utterances, the others mix streams.
         graphs: on CUDA, capture updates as graphs.
     """
     network.train()
     if graphs and next(network.parameters()).device.type == 'cuda':
         loss = partial(_ctc_of, feed)
-        return GraphedUpdate(network, feed, rate, loss, partial(draw_mask, rng=rng), whole_only=whole_only)
-    return PlainUpdate(network, feed, rng, rate, whole_only)
+        return GraphedUpdate(network, feed, rate, loss, partial(draw_mask, rng=rng), whole=whole)
+    return PlainUpdate(network, feed, rng, rate, whole)
 
 
 def _ctc_of(feed: Feed, log_probs: Tensor, picked: np.ndarray[Any, Any], lengths: list[int]) -> Tensor:
@@ -236,7 +236,8 @@ def train(options: argparse.Namespace) -> None:
     def rate(at: int) -> float:
         return cosine_rate(budget.total / whole, at, peak=options.rate, floor=1e-6, warmup=WARM_UP)
 
-    update = make_update(network, feed, rng, rate, whole_only=config.mixer != 'pom', graphs=options.graphs)
+    share = options.whole if config.mixer == 'pom' else 1.0
+    update = make_update(network, feed, rng, rate, whole=share, graphs=options.graphs)
     if options.resume:
         first, _ = load_checkpoint(options.out, network, update.optimiser, {'data': rng})
     curves = Curves(options.out / 'curves.csv')
@@ -325,6 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')
     parser.add_argument('--dropout', type=float)
+    parser.add_argument('--whole', type=float, default=0.5, help='share of updates that are no streams (default 0.5)')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--look-s', type=float, default=30.0, help='seconds between looks at held-out speech')
     parser.add_argument('--weights', type=Path, help='also write half-precision weights there with every checkpoint')

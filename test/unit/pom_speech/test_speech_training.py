@@ -13,12 +13,22 @@ from attn_robotics.systems.pom_speech import grammar
 from attn_robotics.systems.pom_speech.data import Corpus, Recipe, from_bytes, make_corpus, make_utterance, to_bytes
 from attn_robotics.systems.pom_speech.data import main as make_data
 from attn_robotics.systems.pom_speech.evaluate import main as evaluate
+from attn_robotics.systems.pom_speech.graphed import BLOCKS, block_of
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.pretrain import Quantizer, draw_tokens, masked_loss
 from attn_robotics.systems.pom_speech.pretrain import main as pretrain
 from attn_robotics.systems.pom_speech.probes import TASKS, Probe
 from attn_robotics.systems.pom_speech.processor import log_mel, to_tokens
-from attn_robotics.systems.pom_speech.study import METHODS, REFERENCE, Study, matched, plan_steps, size_of, summarise
+from attn_robotics.systems.pom_speech.study import (
+    METHODS,
+    REFERENCE,
+    Study,
+    fresh_rows,
+    matched,
+    plan_steps,
+    size_of,
+    summarise,
+)
 from attn_robotics.systems.pom_speech.train import Feed, draw_mask, make_update, prepare, transcribe
 from attn_robotics.systems.pom_speech.train import main as train
 from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
@@ -253,6 +263,37 @@ def test_the_evaluation_writes_rows_and_pictures(tmp_path):
     assert table.with_suffix('.png').stat().st_size > 1000
 
 
+@pytest.mark.parametrize('whole', [0.0, 0.25, 0.5, 1.0])
+def test_the_share_of_whole_utterances_is_kept_and_every_block_size_gets_its_turn(whole):
+    drawn = [block_of(step, whole) for step in range(400)]
+    assert drawn.count(None) == 400 * whole
+    assert {drawn.count(block) for block in BLOCKS} == {200 * (1 - whole)}
+    assert all(part.count(None) == 4 * whole for part in (drawn[at : at + 4] for at in range(0, 400, 4)))
+
+
+def test_updates_that_are_no_streams_never_split_an_utterance(corpus, monkeypatch):
+    loaded, seen = Corpus(corpus), []
+    network = SpeechEncoder(TINY)
+    whole_form = network.log_probs
+    monkeypatch.setattr(network, 'log_probs', lambda x, keep, block: seen.append(block) or whole_form(x, keep, block))
+    feed = Feed(loaded, torch.device('cpu'))
+    for whole in (1.0, 0.0):
+        update = make_update(network, feed, np.random.default_rng(0), lambda step: 1e-3, whole=whole)
+        batches = loaded.batches(4, np.random.default_rng(0))
+        for step in range(8):
+            update(step, next(batches))
+    assert set(seen[:8]) == {None} and None not in seen[8:]
+
+
+def test_an_untrained_polynomial_mixer_adds_as_much_as_the_tokens_are_and_an_absent_one_nothing(corpus, monkeypatch):
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.study.METHODS', {'none': METHODS['none'], 'pom_k2': {}})
+    rows = fresh_rows(Feed(Corpus(corpus), torch.device('cpu')), [0], count=3, tokens=8)
+    found = {row.name: row.value for row in rows}
+    assert found['fresh/none/size'] == 0.0
+    assert found['fresh/pom_k2/size'] == pytest.approx(1.0, abs=0.02)  # its layer norm
+    assert found['fresh/pom_k2/between_tokens'] < found['fresh/pom_k2/size']
+
+
 @pytest.mark.gpu
 def test_captured_updates_learn_as_plain_ones_do(corpus):
     if not torch.cuda.is_available():
@@ -265,7 +306,7 @@ def test_captured_updates_learn_as_plain_ones_do(corpus):
         prepare(network, loaded)
         network.to(device)
         rng = np.random.default_rng(0)
-        update = make_update(network, Feed(loaded, device), rng, lambda step: 5e-3, whole_only=True, graphs=graphs)
+        update = make_update(network, Feed(loaded, device), rng, lambda step: 5e-3, whole=1.0, graphs=graphs)
         batches = loaded.batches(8, np.random.default_rng(0))
         losses = [float(update(step, next(batches))) for step in range(60)]
         after.append(np.mean(losses[-10:]))
