@@ -128,7 +128,7 @@ def test_cleanup_gives_the_model_back_and_the_node_can_be_configured_again(graph
 
 def test_the_simulated_kitchen_is_anticipated_well_above_chance(graph, node):
     said = graph.hear(String, 'kitchen_simulator/action')
-    kitchen = graph.start(KitchenSimulator, streams=3, real_time_factor=25.0)
+    kitchen = graph.start(KitchenSimulator, streams=3, real_time_factor=8.0)
     graph.until(lambda: kitchen.is_active and kitchen._asked >= 40, 'forty new actions')
     assert kitchen._hits / kitchen._asked > 0.3  # guessing gives 0.125
     assert {text.data.split(':')[0] for text in said} == {'person_0', 'person_1', 'person_2'}

@@ -90,7 +90,7 @@ def test_faces_in_images_are_found_and_bad_images_are_named(graph, head, gaze):
 
     show()
     graph.until(dropped('image without camera info'), 'the complaint')
-    assert 'camera_info' in node.diagnose()[1]
+    graph.until(lambda: 'camera_info' in node.diagnose()[1], 'the complaint among the diagnostics')
     graph.say(CameraInfo(width=320, height=240), 'camera_info', qos.SENSOR)
     graph.until(dropped('bad camera info'), 'the complaint')
     graph.say(messages.to_camera_info(camera, head.stamp(), 'eye'), 'camera_info', qos.SENSOR)
