@@ -151,6 +151,13 @@ class EmbeddedSimulatorNode(SimulationNode):
         self._reported = -1
         super().simulate()
 
+    def deactivate(self) -> None:
+        """Stop time, at once even where it waits for a command."""
+        self._runs.clear()
+        with self._news:
+            self._news.notify()
+        super().deactivate()
+
     def step(self, number: int) -> bool:
         """Let robots fail and drive, and tell of it."""
         simulator = self._simulator
