@@ -106,7 +106,7 @@ class RuntimeClient:
 
         Args:
             model: of the runtime's catalogue.
-            on_progress: told of its status while it loads, by a runtime in another process.
+            on_progress: told of its status while it loads and when it has, by a runtime in another process.
         """
         if self._may_be_here and (engine := engine_if_any()) is not None:
             return self._follow(engine.load(model), to_model_status)
@@ -118,7 +118,13 @@ class RuntimeClient:
                 )
         client = self._client(LoadModel, 'load_model')
         future = self._ask(client, LoadModel.Request(model=model), lambda reply: reply.status, timeout_s=float('inf'))
-        future.add_done_callback(lambda _: self._listeners.pop(model, None))
+
+        def tell_the_end(ended: Future) -> None:
+            listener = self._listeners.pop(model, None)
+            if listener is not None and not ended.cancelled() and ended.exception() is None:
+                listener(ended.result())  # a short load may end before its first status was heard
+
+        future.add_done_callback(tell_the_end)
         return future
 
     def unload(self, model: str) -> Future:

@@ -162,7 +162,7 @@ def _neighbour_set(
 
 
 def settings(sets: int, heads: int, slots: int, width: int) -> tuple[int, int, int, int]:
-    """Tiles a program, rows a tile, warps, and whether padding stays unread: two tiles are fastest where there are many.
+    """Tiles a program, rows a tile, warps, whether padding stays unread: two tiles are fastest where there are many.
 
     Less traffic where it stays unread, but loads wait for the lengths.
     """
