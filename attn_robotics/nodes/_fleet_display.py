@@ -6,17 +6,15 @@ from collections import deque
 
 import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import Image
-from visualization_msgs.msg import MarkerArray
 
 from attn_robotics.conversions import attention as attention_messages
 from attn_robotics.conversions.stamps import to_stamp
-from attn_robotics.ros import qos
+from attn_robotics.nodes._attention_display import AttentionDisplay
 from attn_robotics.systems.sparc.fleet import Decision, Fleet
-from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
+from attn_robotics_interfaces.msg import FleetStatus
 
 
-class FleetDisplay:
+class FleetDisplay(AttentionDisplay):
     """Publishers of everything but velocities.
 
     Args:
@@ -25,23 +23,8 @@ class FleetDisplay:
     """
 
     def __init__(self, node: Node, frame_id: str) -> None:
-        self._node, self._frame_id = node, frame_id
-        self._status = node.create_publisher(FleetStatus, '~/status', qos.STATE)
-        self._attention = node.create_publisher(AttentionMap, '~/attention', qos.STATE)
-        self._markers = node.create_publisher(MarkerArray, '~/attention_markers', qos.STATE)
-        self._image = node.create_publisher(Image, '~/attention_image', qos.SENSOR)
+        super().__init__(node, frame_id, prefix='~', image='~/attention_image')
         self._durations_ms: deque[float] = deque(maxlen=1000)
-
-    def close(self) -> None:
-        """Give the publishers back."""
-        for publisher in (self._status, self._attention, self._markers, self._image):
-            self._node.destroy_publisher(publisher)
-
-    @property
-    def is_looked_at(self) -> bool:
-        """Whether somebody wants to see attention."""
-        publishers = (self._attention, self._markers, self._image)
-        return any(publisher.get_subscription_count() for publisher in publishers)
 
     @property
     def percentiles_ms(self) -> tuple[float, float]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from sensor_msgs.msg import Image
-from visualization_msgs.msg import MarkerArray
 
 from attn_robotics.conversions.attention import to_attention_map, to_image, to_markers
-from attn_robotics.ros import qos
+from attn_robotics.nodes._attention_display import AttentionDisplay
 from attn_robotics.systems.sparc.fleet import ACTIVE, ARRIVED, WAITING
 from attn_robotics.systems.sparc.robot import RobotAgent
-from attn_robotics_interfaces.msg import AttentionMap, FleetStatus
+from attn_robotics_interfaces.msg import FleetStatus
 
 
-class RobotDisplay:
+class RobotDisplay(AttentionDisplay):
     """Publishers of everything but velocity and notes.
 
     Args:
@@ -25,22 +23,7 @@ class RobotDisplay:
     """
 
     def __init__(self, node: Node, robot: str, frame_id: str) -> None:
-        self._node, self._frame_id = node, frame_id
-        self._status = node.create_publisher(FleetStatus, 'sparc/status', qos.STATE)
-        self._attention = node.create_publisher(AttentionMap, 'sparc/attention', qos.STATE)
-        self._markers = node.create_publisher(MarkerArray, 'sparc/attention_markers', qos.STATE)
-        self._image = node.create_publisher(Image, f'{robot}/attention_image', qos.SENSOR)
-
-    def close(self) -> None:
-        """Give the publishers back."""
-        for publisher in (self._status, self._attention, self._markers, self._image):
-            self._node.destroy_publisher(publisher)
-
-    @property
-    def is_looked_at(self) -> bool:
-        """Whether somebody wants to see attention."""
-        publishers = (self._attention, self._markers, self._image)
-        return any(publisher.get_subscription_count() for publisher in publishers)
+        super().__init__(node, frame_id, prefix='sparc', image=f'{robot}/attention_image')
 
     def show(self, agent: RobotAgent, stamp: Time) -> None:
         """One row of fleet status and of the attention map."""
