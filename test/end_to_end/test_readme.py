@@ -1,12 +1,14 @@
 """README does what it says: its first Python example runs, its commands and parameters exist."""
 
 import importlib
+import itertools
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -130,12 +132,26 @@ def fleet():
         process.kill()
 
 
-def test_the_first_python_example_hears_a_running_fleet(fleet, tmp_path):
+@pytest.fixture
+def listener(tmp_path):
+    """The first Python example of README, as its user starts it."""
     example = tmp_path / 'listener.py'
     example.write_text(blocks('python')[0])
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=100, cwd=tmp_path)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 3, done.stdout or 'nothing was heard'
-    assert all(re.fullmatch(r'step \d+: robot_\d attends most to robot_\d \(\d\.\d\d\)', line) for line in lines)
+    process = subprocess.Popen(
+        [sys.executable, str(example)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    watchdog = threading.Timer(100, process.kill)  # ends the reading of its lines
+    watchdog.start()
+    yield process
+    watchdog.cancel()
+    process.kill()
+    process.communicate()
+
+
+def test_the_first_python_example_hears_a_running_fleet(fleet, listener):
+    lines = list(itertools.islice(listener.stdout, 6))
+    assert len(lines) == 6, f'heard {lines} in 100 s; {listener.stderr.read()}'
+    assert all(re.fullmatch(r'step \d+: robot_\d attends most to robot_\d \(\d\.\d\d\)\n', line) for line in lines)
     assert fleet.poll() is None
+    listener.send_signal(signal.SIGINT)
+    assert listener.wait(30) == 0 and not listener.stderr.read()
