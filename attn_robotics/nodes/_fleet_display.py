@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 from rclpy.node import Node
 
 from attn_robotics.conversions import attention as attention_messages
 from attn_robotics.conversions.stamps import to_stamp
 from attn_robotics.nodes._attention_display import AttentionDisplay
+from attn_robotics.runtime.metrics import Recent
 from attn_robotics.systems.sparc.fleet import Decision, Fleet
 from attn_robotics_interfaces.msg import FleetStatus
 
@@ -20,24 +19,19 @@ class FleetDisplay(AttentionDisplay):
     Args:
         node: publishes.
         frame_id: frame of everything.
+
+    Attributes:
+        decisions_ms: durations of the last decisions.
     """
 
     def __init__(self, node: Node, frame_id: str) -> None:
         super().__init__(node, frame_id, prefix='~', image='~/attention_image')
-        self._durations_ms: deque[float] = deque(maxlen=1000)
-
-    @property
-    def percentiles_ms(self) -> tuple[float, float]:
-        """p50 and p99 of the last decisions [ms]."""
-        if not self._durations_ms:
-            return 0.0, 0.0
-        p50, p99 = np.percentile(self._durations_ms, [50, 99])
-        return float(p50), float(p99)
+        self.decisions_ms = Recent()
 
     def show(self, fleet: Fleet, decision: Decision, *, layer: int, top_k: int) -> None:
         """One decision: the status, and attention of a layer (-1 is the last) with `top_k` keys a row (0 for all)."""
         stamp = to_stamp(decision.proposal.seen_s)
-        self._durations_ms.append(decision.duration_s * 1e3)
+        self.decisions_ms.observe(decision.duration_s * 1e3)
         planned = fleet.planned()
         status = FleetStatus(tick=fleet.tick, robot_ids=list(fleet.names), state=fleet.states().tobytes())
         status.header.stamp = stamp
@@ -46,7 +40,7 @@ class FleetDisplay(AttentionDisplay):
         status.goal_rows, status.goal_columns = fleet.goals[:, 0].tolist(), fleet.goals[:, 1].tolist()
         status.lag = fleet.lag().tolist()
         status.decision_ms = decision.duration_s * 1e3
-        status.decision_p50_ms, status.decision_p99_ms = self.percentiles_ms
+        status.decision_p50_ms, status.decision_p99_ms = self.decisions_ms.quantiles
         self._status.publish(status)
         if decision.attention:
             self._show_attention(fleet, decision, layer, top_k)

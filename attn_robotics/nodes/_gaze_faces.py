@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 
-import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
 from attn_robotics.conversions.gaze import MessageError, from_image, to_camera
 from attn_robotics.conversions.stamps import to_seconds
+from attn_robotics.runtime.metrics import Recent
 from attn_robotics.systems.gaze.camera import Camera
 from attn_robotics.systems.gaze.detector_process import DetectorProcess
 from attn_robotics.systems.gaze.tracker import FaceTracker, TrackedFace
@@ -35,7 +34,7 @@ class FaceInput:
         self._tracker: FaceTracker | None = None
         self._is_busy = False
         self._has_images = False
-        self._ages_ms: deque[float] = deque(maxlen=1000)
+        self._ages_ms = Recent()
         self.images = self.skipped = 0  # searched, and passed over meanwhile
         self.error = ''
 
@@ -90,7 +89,7 @@ class FaceInput:
             elif self._tracker is not None:
                 self.error = ''
                 self.images += 1
-                self._ages_ms.append((now - result.stamp) * 1e3)
+                self._ages_ms.observe((now - result.stamp) * 1e3)
                 found.append((result.stamp, self._tracker.update(result.stamp, result.boxes)))
         return found
 
@@ -98,7 +97,7 @@ class FaceInput:
         """Counts, and the age of images when the command is made that uses them, for diagnostics."""
         values: dict[str, object] = {'images searched': self.images, 'images passed over': self.skipped}
         if self._ages_ms:
-            p50, p99 = np.percentile(list(self._ages_ms), [50, 99])
+            p50, p99 = self._ages_ms.quantiles
             values |= {'image to command p50 [ms]': f'{p50:.1f}', 'image to command p99 [ms]': f'{p99:.1f}'}
         return values
 

@@ -151,12 +151,10 @@ class EmbeddedSimulatorNode(SimulationNode):
         self._reported = -1
         super().simulate()
 
-    def deactivate(self) -> None:
-        """Stop time, at once even where it waits for a command."""
-        self._runs.clear()
+    def wake(self) -> None:
+        """End the wait for a command."""
         with self._news:
             self._news.notify()
-        super().deactivate()
 
     def step(self, number: int) -> bool:
         """Let robots fail and drive, and tell of it."""

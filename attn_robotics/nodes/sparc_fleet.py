@@ -107,7 +107,7 @@ class SparcFleet(AttnNode):
             return DiagnosticStatus.WARN, self._beginning.waits_for(has_map=self._map is not None), {}
         states = fleet.states()
         lost = [name for name, state in zip(self._names, states, strict=True) if state == LOST]
-        p50, p99 = self._display.percentiles_ms
+        p50, p99 = self._display.decisions_ms.quantiles
         values = {'decisions': fleet.tick, 'decision p50 [ms]': f'{p50:.2f}', 'decision p99 [ms]': f'{p99:.2f}'}
         if lost:
             return DiagnosticStatus.WARN, f'lost: {", ".join(lost)}', values

@@ -6,12 +6,10 @@ import os
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from attn_robotics.ros.lifecycle import AttnNode
+from attn_robotics.runtime.metrics import Recent
 from attn_robotics.runtime.pace import Pace, settle_interpreter
 
 KEPT = 2000  # ticks that the percentiles are of
@@ -33,8 +31,8 @@ class ControlLoop:
 
     def __init__(self, node: AttnNode, period_s: float, tick: Callable[[], None], *, priority: int = 0) -> None:
         self._node, self._period, self._tick, self._priority = node, period_s, tick, priority
-        self._late_ms: deque[float] = deque(maxlen=KEPT)
-        self._work_ms: deque[float] = deque(maxlen=KEPT)
+        self._late_ms = Recent(KEPT)
+        self._work_ms = Recent(KEPT)
         self._pace: Pace | None = None
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,9 +73,9 @@ class ControlLoop:
     def values(self) -> Mapping[str, object]:
         """Percentiles for diagnostics."""
         values: dict[str, object] = {'control ticks left out': self.missed}
-        for name, series in (('work', list(self._work_ms)), ('lateness', list(self._late_ms))):
+        for name, series in (('work', self._work_ms), ('lateness', self._late_ms)):
             if series:
-                p50, p99 = np.percentile(series, [50, 99])
+                p50, p99 = series.quantiles
                 values |= {f'control {name} p50 [ms]': f'{p50:.2f}', f'control {name} p99 [ms]': f'{p99:.2f}'}
         return values
 
@@ -95,7 +93,7 @@ class ControlLoop:
             late = pace.wait()
             if self._ends.is_set():
                 return
-            self._late_ms.append(late * 1e3)
+            self._late_ms.observe(late * 1e3)
             try:
                 self._call()
             except Exception as error:
@@ -109,4 +107,4 @@ class ControlLoop:
     def _call(self) -> None:
         begun = time.perf_counter()
         self._tick()
-        self._work_ms.append((time.perf_counter() - begun) * 1e3)
+        self._work_ms.observe((time.perf_counter() - begun) * 1e3)

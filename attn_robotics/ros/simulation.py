@@ -47,7 +47,7 @@ class SimulationNode(AttnNode):
     """A node that steps a world in a thread of its own, from activation to deactivation, and publishes `/clock`.
 
     Subclasses override `step`, and `speed` where time may go faster or slower than the wall's; `simulate` where
-    something is to be opened before and closed after.
+    something is to be opened before and closed after; `wake` where `step` waits.
 
     Attributes:
         PERIOD_S: simulated seconds of a step.
@@ -71,6 +71,9 @@ class SimulationNode(AttnNode):
     def speed(self) -> float:
         """Simulated seconds a second at most; 0 is as fast as it goes."""
         return 1.0
+
+    def wake(self) -> None:
+        """End a wait of `step` early, when time stops; nothing where `step` never waits."""
 
     def simulate(self) -> None:
         """Step and keep pace, in the thread, until `step` or the deactivation ends it."""
@@ -109,6 +112,7 @@ class SimulationNode(AttnNode):
     def deactivate(self) -> None:
         """Stop time."""
         self._runs.clear()
+        self.wake()
         if self._thread is not None:
             self._thread.join()
             self._thread = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from attn_robotics.runtime.errors import Reason
@@ -42,6 +44,32 @@ class Histogram:
                 return low + (high - low) * max(0.0, rank - below) / count
             below += count
         return 0.0
+
+
+class Recent:
+    """The last durations, for exact quantiles of what happens at most a few hundred times a second.
+
+    Args:
+        kept: how many.
+    """
+
+    def __init__(self, kept: int = 1000) -> None:
+        self._durations: deque[float] = deque(maxlen=kept)
+
+    def observe(self, duration: float) -> None:
+        """Count one duration."""
+        self._durations.append(duration)
+
+    def __bool__(self) -> bool:
+        return bool(self._durations)
+
+    @property
+    def quantiles(self) -> tuple[float, float]:
+        """p50 and p99, in the unit that was observed; zeros without any."""
+        if not self._durations:
+            return 0.0, 0.0
+        p50, p99 = np.percentile(list(self._durations), [50, 99])
+        return float(p50), float(p99)
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attn_robotics.runtime.metrics import Recent
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.distance_fields import distance_field
@@ -119,7 +119,7 @@ class RobotAgent:
         self.need_attention = False
         self.heard_cells = np.zeros((0, 2), np.int32)  # where everybody of the team stood, behind `attention`
         self.decision_ms = 0.0  # newest decision: network and shield [ms]
-        self._durations_ms: deque[float] = deque(maxlen=1000)
+        self.decisions_ms = Recent()
         self.mismatch = ''
 
     # Inputs.
@@ -268,14 +268,6 @@ class RobotAgent:
     def next_cell(self) -> Cell | None:
         """The cell it may enter now, or stands in; None before it takes part."""
         return None if self._graph is None else self._graph.target(self._place)
-
-    @property
-    def percentiles_ms(self) -> tuple[float, float]:
-        """p50 and p99 of the last decisions [ms]."""
-        if not self._durations_ms:
-            return 0.0, 0.0
-        p50, p99 = np.percentile(self._durations_ms, [50, 99])
-        return float(p50), float(p99)
 
     @property
     def has_arrived(self) -> bool:
@@ -435,7 +427,7 @@ class RobotAgent:
         )
         self.attention = self._policy.attention() if self.need_attention else {}
         self.decision_ms = (time.perf_counter() - start) * 1e3 + self._shield_ms
-        self._durations_ms.append(self.decision_ms)
+        self.decisions_ms.observe(self.decision_ms)
         self.step, self._previous = step, self.note
         self.note = Note(
             self.name,
