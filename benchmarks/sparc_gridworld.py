@@ -68,7 +68,7 @@ def main() -> int:
     unit = 'M agent-steps/s'
     rows = [Row(f'throughput/gridworld_{device.type}/{case}', measure(step, args.steps, agents, device), unit, 1)]
     try:
-        from attn_robotics.systems.sparc.processor import observe_batch
+        from attn_robotics.systems.sparc.processor_torch import observe_batch
     except ImportError as error:
         print(f'without observations: {error}', file=sys.stderr)
     else:

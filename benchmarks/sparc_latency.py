@@ -71,7 +71,7 @@ def time_decision(robots: int, size: int, steps: int, device: str, backend: str)
     from attn_robotics.systems.sparc.policy import SparcPolicy
 
     policy = SparcPolicy.load(device=device, backend=backend)
-    where = 'onnxruntime' if policy.backend == 'onnxruntime' else device.split(':')[0]
+    where = 'onnxruntime' if policy.decider.backend == 'onnxruntime' else device.split(':')[0]
     case = f'{robots}x{size}/0.30'
     spent: dict[str, list[float]] = {f'{part}_{where}': [] for part in PARTS}
     seed = 0

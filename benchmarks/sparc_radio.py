@@ -23,9 +23,10 @@ from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.jobs import Kept, run_jobs
 from attn_robotics.systems.sparc.note import Note
-from attn_robotics.systems.sparc.policy import SparcPolicy, read_weights
+from attn_robotics.systems.sparc.policy import SparcPolicy
 from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, table, wilson, write_json
 from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
+from attn_robotics.systems.sparc.weights_card import verify_weights
 
 TICK_S = 0.1
 
@@ -110,7 +111,7 @@ def main() -> int:
     parser.add_argument('--keep', type=Path, help='keep finished runs here, and go on from those that are there')
     parser.add_argument('--json', type=Path, help='write the rows here')
     args = parser.parse_args()
-    read_weights(None)
+    verify_weights()
     radios = (Radio('perfect_radio', 0.0, 0), Radio('bad_radio', args.loss, args.delay))
     # A note arrives in the tick after it was sent, and wheels take one more to free a cell.
     max_ticks = 2 * args.steps

@@ -9,8 +9,8 @@ from rclpy.node import Node
 from attn_robotics.conversions.plan_step import from_plan_step, refusal, to_plan_step
 from attn_robotics.nodes._fleet_params import SparcFleetParams
 from attn_robotics.ros.deferred import Deferred, DeferredService
-from attn_robotics.systems.sparc.policy import WeightsError
 from attn_robotics.systems.sparc.step import StepPlanner
+from attn_robotics.systems.sparc.weights_card import WeightsError
 from attn_robotics_interfaces.srv import PlanStep
 
 

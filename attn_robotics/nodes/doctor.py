@@ -191,10 +191,10 @@ def weights() -> Finding:
     """The policy's weights and their checksum."""
     if importlib.util.find_spec('torch') is None:
         return Finding('weights', MISSING, 'unknown without torch')
-    from attn_robotics.systems.sparc.policy import DEFAULT_WEIGHTS, WeightsError, read_weights
+    from attn_robotics.systems.sparc.weights_card import DEFAULT_WEIGHTS, WeightsError, verify_weights
 
     try:
-        _, card = read_weights()
+        card = verify_weights().card
     except WeightsError as error:
         return Finding('weights', MISSING, str(error), 'or name others with weights:=FILE')
     return Finding('weights', OK, f'{DEFAULT_WEIGHTS.name}, sha256 {card["sha256"][:12]} as on its card')

@@ -29,7 +29,7 @@ from attn_robotics.ros.lifecycle import AttnNode, run_node
 from attn_robotics.ros.worker import LatestWorker
 from attn_robotics.simulation.grid import GridFrame
 from attn_robotics.systems.sparc.fleet import LOST, Decision, Fleet, FleetConfig, FleetError, Proposal
-from attn_robotics.systems.sparc.policy import WeightsError
+from attn_robotics.systems.sparc.weights_card import WeightsError
 
 FUTURE_S = 10.0  # a stamp further ahead belongs to another clock, not to a late one
 

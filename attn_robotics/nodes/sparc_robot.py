@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from diagnostic_msgs.msg import DiagnosticStatus
 from geometry_msgs.msg import PoseStamped, Twist
 from nav_msgs.msg import OccupancyGrid
@@ -28,8 +27,8 @@ from attn_robotics.nodes._robot_params import SparcRobotParams
 from attn_robotics.ros import qos
 from attn_robotics.ros.lifecycle import AttnNode, ConfigurationError, run_node
 from attn_robotics.simulation.faults import Faults, LossyChannel
-from attn_robotics.systems.sparc.policy import WeightsError
 from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
+from attn_robotics.systems.sparc.weights_card import WeightsError
 from attn_robotics_interfaces.msg import RobotMessage
 
 HEARTBEAT_S = 0.2
@@ -52,8 +51,7 @@ class SparcRobot(AttnNode):
                 f"robot '{p.robot}' is none of {self._names[0]} to {self._names[-1]}; raise robots"
             )
         self._index = self._names.index(p.robot)
-        torch.set_num_threads(1)  # many such processes share a machine in simulation
-        self._policy = p.load_policy(threads=1)
+        self._policy = p.load_policy(threads=1)  # many such processes share a machine in simulation
         self._agent: RobotAgent | None = None
         self._goal: tuple[float, float] | None = None
         self._transforms = RobotTransforms(self._names, p.map_frame)

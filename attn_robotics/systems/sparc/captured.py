@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from attn_robotics.kernels.dispatch import has_triton
 from attn_robotics.systems.sparc.model import SparcNetwork
-from attn_robotics.systems.sparc.processor import observe_batch
+from attn_robotics.systems.sparc.processor_torch import observe_batch
 
 if TYPE_CHECKING:
     from attn_robotics.systems.sparc.folded import FoldedNetwork

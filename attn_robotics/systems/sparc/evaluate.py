@@ -93,7 +93,8 @@ def make_method(name: str, max_steps: int, settings: Settings = Settings()) -> M
         return BASELINES[name](max_steps)
     if name in LEARNED:
         network, rule = LEARNED[name]
-        policy = load_policy(network, settings.weights, device=settings.device, backend=settings.backend)
+        backend = 'torch' if rule == 'value_winner' else settings.backend
+        policy = load_policy(network, settings.weights, device=settings.device, backend=backend)
         return LearnedMethod(policy, rule, settings.shield)
     raise ValueError(f'no method {name!r}; there are {", ".join([*LEARNED, *BASELINES])}')
 

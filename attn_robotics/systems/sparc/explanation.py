@@ -26,6 +26,7 @@ from attn_robotics.systems.sparc.policy import SparcPolicy
 from attn_robotics.systems.sparc.processor import observe
 from attn_robotics.systems.sparc.report import Row, conditions, mean_interval, table, write_json
 from attn_robotics.systems.sparc.shield import Shield
+from attn_robotics.systems.sparc.torch_decider import network_of
 
 WHOM = ('most', 'random', 'least')
 
@@ -103,6 +104,7 @@ def study(
     Returns:
         Decisions judged, share of changed actions and mean total variation for each of `WHOM`.
     """
+    network = network_of(policy)
     instance = random_instance(size, density, robots, seed)
     distances = distance_fields(instance.grid, instance.goals)
     policy.reset(instance.grid, instance.goals, distances, seed=seed)
@@ -122,7 +124,7 @@ def study(
                 policy.history,
                 policy.config.field_of_view,
             )
-            removal = remove_neighbours(policy.network, picture.image, picture.vector, cells, messages, rng)
+            removal = remove_neighbours(network, picture.image, picture.vector, cells, messages, rng)
             # Who stands on its goal stays whatever it hears; asking it would only dilute the shares.
             asked = removal.judged & (cells != instance.goals).any(axis=1)
             judged += int(asked.sum())
@@ -178,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     variations: dict[str, list[float]] = {whom: [] for whom in WHOM}
     asked = 0
     try:
-        policy = SparcPolicy.load(args.weights, device=args.device)
+        policy = SparcPolicy.load(args.weights, args.device, 'torch')
         for seed in tqdm(range(args.seeds), disable=not sys.stderr.isatty()):
             judged, changed, moved = study(policy, args.robots, args.size, args.density, seed)
             asked += judged

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import struct
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.model import SparcNetwork, SparcOutput, legal_moves
-
-INPUTS = ('image', 'vector', 'cells', 'key_cells', 'own_message', 'messages')
-OUTPUTS = ('log_probs', 'message')
-
-
-def attention_names(config: SparcConfig) -> tuple[str, ...]:
-    """Names of the outputs that hold attention weights, one a communication layer."""
-    return tuple(f'attention_{layer}' for layer in range(0 if config.communication == 'none' else config.layers))
+from attn_robotics.systems.sparc.onnx_decider import INPUTS, OUTPUTS, attention_names
+from attn_robotics.training.export import write_bytes
 
 
 class Decision(nn.Module):
@@ -84,8 +78,8 @@ def _decide(
     return output
 
 
-def export_bytes(network: SparcNetwork) -> bytes:
-    """ONNX model with free Q and K."""
+def export_bytes(network: SparcNetwork, *, fold: bool = True) -> bytes:
+    """ONNX model with free Q and K; `fold` computes ahead what depends on weights alone, which changes their names."""
     config = network.config
     if config.recurrent:
         raise ValueError('export needs a network without LSTM; set recurrent to False')
@@ -114,33 +108,61 @@ def export_bytes(network: SparcNetwork) -> bytes:
             | {name: {0: 'Q'} for name in OUTPUTS}
             | {name: {1: 'Q', 2: 'K'} for name in attention},
             opset_version=17,
+            do_constant_folding=fold,
             dynamo=False,
         )
     return target.getvalue()
 
 
-def open_session(network: SparcNetwork, threads: int = 2) -> Any:
-    """ONNX Runtime session of a network on the CPU; threads: cores to use."""
-    import onnxruntime
+def graph_bytes(network: SparcNetwork, weights: Path, sha256: str) -> bytes:
+    """The same model without its numbers: it reads them from the safetensors file that lies beside it.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(export_bytes(network), options, providers=['CPUExecutionProvider'])
+    Args:
+        network: whose half-precision state the file holds.
+        weights: that file.
+        sha256: its checksum, kept in the graph as `weights`, so that one can tell whether both belong together.
+    """
+    import onnx
+
+    with weights.open('rb') as file:
+        start = 8 + struct.unpack('<Q', file.read(8))[0]  # a length and a header of that length come first
+        header = json.loads(file.read(start - 8))
+    model = onnx.load_from_string(export_bytes(network, fold=False))
+    graph, casts = model.graph, []
+    for constant in graph.initializer:
+        name = constant.name.removeprefix('network.')
+        if name not in header:
+            continue
+        begin, end = header[name]['data_offsets']
+        casts.append(onnx.helper.make_node('Cast', [f'{name}.half'], [constant.name], to=onnx.TensorProto.FLOAT))
+        place = {'location': weights.name, 'offset': str(start + begin), 'length': str(end - begin)}
+        constant.CopyFrom(
+            onnx.TensorProto(
+                name=f'{name}.half',
+                data_type=onnx.TensorProto.FLOAT16,
+                dims=constant.dims,
+                data_location=onnx.TensorProto.EXTERNAL,
+                external_data=[onnx.StringStringEntryProto(key=key, value=value) for key, value in place.items()],
+            )
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.helper.set_model_props(model, {'weights': sha256})
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    from attn_robotics.systems.sparc.policy import read_weights
+    from attn_robotics.systems.sparc.weights_file import read_weights
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--weights', type=Path, help='safetensors file, what ships when left out')
     parser.add_argument('--out', type=Path, default=Path('sparc.onnx'), help='file to write')
     options = parser.parse_args(arguments)
     network, _ = read_weights(options.weights)
-    partial = options.out.with_name(options.out.name + '.partial')
-    partial.write_bytes(export_bytes(network))
-    partial.replace(options.out)
+    write_bytes(options.out, export_bytes(network))
     print(f'wrote {options.out}')
     return 0
 

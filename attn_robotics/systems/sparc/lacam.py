@@ -10,11 +10,12 @@ complete: given enough nodes it finds a solution where there is one.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from attn_robotics.simulation.instances import Instance, components
 from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
 from attn_robotics.systems.sparc.pibt import (
     ACTIONS,
@@ -27,6 +28,9 @@ from attn_robotics.systems.sparc.pibt import (
     rank_actions,
     seed_state,
 )
+
+if TYPE_CHECKING:
+    from attn_robotics.simulation.instances import Instance
 
 SOLVED, EXHAUSTED, OUT_OF_NODES = 1, 0, -1
 
@@ -284,6 +288,8 @@ def solve(
     near, fields = neighbours(instance.grid), distances.reshape(instance.robots, -1)
     starts = (instance.starts[:, 0] * width + instance.starts[:, 1]).astype(np.int32)
     goals = (instance.goals[:, 0] * width + instance.goals[:, 1]).astype(np.int32)
+    from attn_robotics.simulation.instances import components  # SciPy, which robots need not load
+
     labels = components(instance.grid).reshape(-1)[starts]
     found: list[tuple[NDArray[np.intp], NDArray[np.int32]]] = []
     for label in np.unique(labels):

@@ -14,7 +14,7 @@ from attn_robotics.kernels import dispatch
 from attn_robotics.systems.sparc.data import FleetWorlds
 from attn_robotics.systems.sparc.fleet_rules import pack_fleets
 from attn_robotics.systems.sparc.model import SparcNetwork, SparcOutput
-from attn_robotics.systems.sparc.processor import observe_batch
+from attn_robotics.systems.sparc.processor_torch import observe_batch
 from attn_robotics.training.graphs import Replayed
 
 STEP_REWARD = -0.3  # of a step off the goal, as in the paper

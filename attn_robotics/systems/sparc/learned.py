@@ -75,7 +75,7 @@ def load_policy(network: str, weights: Path | None, *, device: str = 'cpu', back
         PoliciesMissingError: the policy or its weights can't be had.
     """
     try:
-        from attn_robotics.systems.sparc.policy import SparcPolicy  # torch only where a learned method runs
+        from attn_robotics.systems.sparc.policy import SparcPolicy
     except ImportError as error:
         raise PoliciesMissingError(f'the policy can not be imported ({error})') from error
     path = weights

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-import yaml
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from attn_robotics.systems.sparc.actions import MOVES
-from attn_robotics.systems.sparc.captured import CapturedDecision
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.distance_fields import distance_fields
-from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.onnx_decider import OnnxDecider
 from attn_robotics.systems.sparc.processor import NO_ACTION, observe
 from attn_robotics.systems.sparc.shield import Priorities
+from attn_robotics.systems.sparc.weights_card import verify_weights
 
-DEFAULT_WEIGHTS = Path(__file__).parent / 'weights' / 'sparc.safetensors'
-FORMAT = '1'
+if TYPE_CHECKING:
+    from attn_robotics.systems.sparc.captured import CapturedDecision
+
 BACKENDS = ('torch', 'onnxruntime')
-
-
-class WeightsError(RuntimeError):
-    """Weights that can not be used; the message names the file and the fix."""
 
 
 @dataclass(frozen=True)
@@ -49,44 +41,49 @@ class Heard:
     embeddings: NDArray[np.float32]
 
 
-def read_weights(weights: Path | None = None) -> tuple[SparcNetwork, dict[str, Any]]:
-    """Load and verify weights.
+class Decider(Protocol):
+    """Runs the network.
 
-    Args:
-        weights: safetensors file with its card (same name, `.yaml`) beside it; what ships when None.
-
-    Returns:
-        The network in evaluation mode, float32 on the CPU, and the card.
-
-    Raises:
-        WeightsError: a file is missing or damaged, the checksum differs, or the weights belong to another version.
+    Attributes:
+        config: of the network.
+        backend: its name among `BACKENDS`.
+        device: where it runs.
     """
-    path = weights or DEFAULT_WEIGHTS
-    card_path = path.with_suffix('.yaml')
-    for part in (path, card_path):
-        if not part.is_file():
-            raise WeightsError(f'no weights at {part}; restore the file or train with systems.sparc.train')
-    try:
-        card = yaml.safe_load(card_path.read_text())
-    except yaml.YAMLError:
-        raise WeightsError(f'{card_path} is no YAML; restore the card that came with {path.name}') from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not isinstance(card, dict) or digest != card.get('sha256'):
-        raise WeightsError(f'checksum of {path} differs from its card; restore both files from the same version')
-    try:
-        with safe_open(path, framework='pt') as file:
-            facts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise WeightsError(f'{path} is no safetensors file ({error}); restore it') from None
-    if facts.get('format') != FORMAT:
-        raise WeightsError(f'{path} has weights format {facts.get("format")}, this version reads {FORMAT}')
-    try:
-        network = SparcNetwork(SparcConfig.from_dict(json.loads(facts['config'])))
-        network.load_state_dict(tensors)
-    except (RuntimeError, ValueError) as error:
-        raise WeightsError(f'{path} does not fit the network: {str(error).splitlines()[0]}') from None
-    return network.eval(), card
+
+    config: SparcConfig
+    backend: str
+    device: str
+
+    def decide(
+        self,
+        image: NDArray[np.float32],
+        vector: NDArray[np.float32],
+        cells: NDArray[np.integer],
+        key_cells: NDArray[np.integer],
+        own_message: NDArray[np.float32],
+        messages: NDArray[np.float32],
+        *,
+        need_attention: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Decide for Q robots from K messages.
+
+        Args:
+            image: (Q, C, F, F).
+            vector: (Q, V).
+            cells: (Q, 2).
+            key_cells: (K, 2), the Q robots among them.
+            own_message: (Q, width).
+            messages: (K, width).
+            need_attention: return its weights.
+
+        Returns:
+            (Q, 5) log-probabilities, (Q, width) messages, and (H, Q, K) attention weights of every layer or none.
+        """
+
+    def capture(
+        self, grid: NDArray[np.bool_], distances: NDArray[np.int16], messages: NDArray[np.float32]
+    ) -> CapturedDecision | None:
+        """A whole decision on one map (H, W) with fields (N, H, W) and messages (N, width) as one graph, on a GPU."""
 
 
 class SparcPolicy:
@@ -97,27 +94,19 @@ class SparcPolicy:
     heard, with the same result.
 
     Args:
-        network: in evaluation mode.
-        device: torch device.
-        backend: 'torch', or 'onnxruntime' with a session.
-        session: ONNX Runtime session of `export`.
+        decider: runs the network.
 
     Attributes:
+        decider: the same.
+        config: of its network.
         priorities: (N,) float64, PIBT's priorities, larger goes first; the network sees the own one.
     """
 
-    def __init__(
-        self, network: SparcNetwork, *, device: str = 'cpu', backend: str = 'torch', session: Any = None
-    ) -> None:
-        if backend not in BACKENDS:
-            raise ValueError(f'backend must be one of {", ".join(BACKENDS)}, got {backend!r}')
-        if network.config.recurrent:
+    def __init__(self, decider: Decider) -> None:
+        if decider.config.recurrent:
             raise ValueError('the policy keeps no LSTM state; use weights trained with recurrent=False')
-        self.network = network.to(device)
-        self.config = network.config
-        self.backend = backend
-        self._device = torch.device(device)
-        self._session = session
+        self.decider = decider
+        self.config = decider.config
         self._grid: NDArray[np.bool_] | None = None
         self._attention: dict[str, NDArray[np.float32]] = {}
         self._offset: NDArray[np.int64] | None = None
@@ -140,24 +129,24 @@ class SparcPolicy:
         Raises:
             ValueError: a device that this machine does not have, or a backend that can't use it.
         """
-        if device != 'cpu' and not (device.startswith('cuda') and torch.cuda.is_available()):
-            raise ValueError(f"device '{device}' is not available here; use cpu, or cuda where torch sees a GPU")
+        if backend not in ('auto', *BACKENDS):
+            raise ValueError(f'backend must be auto, {" or ".join(BACKENDS)}, got {backend!r}')
         if backend == 'auto':
             has_runtime = importlib.util.find_spec('onnxruntime') is not None
             backend = 'onnxruntime' if device == 'cpu' and has_runtime else 'torch'
         if backend == 'onnxruntime' and device != 'cpu':
             raise ValueError(f"backend 'onnxruntime' decides on the CPU; use torch on {device}, or device cpu")
-        network, _ = read_weights(weights)
-        session = None
+        found = verify_weights(weights)
         if backend == 'onnxruntime':
-            from attn_robotics.systems.sparc.export import open_session
+            return cls(OnnxDecider.load(found, threads or int(os.environ.get('OMP_NUM_THREADS', '2'))))
+        from attn_robotics.systems.sparc.torch_decider import TorchDecider
+        from attn_robotics.systems.sparc.weights_file import read_network
 
-            session = open_session(network, threads or int(os.environ.get('OMP_NUM_THREADS', '2')))
-        return cls(network, device=device, backend=backend, session=session)
+        return cls(TorchDecider(read_network(found), device, threads))
 
     def twin(self) -> SparcPolicy:
-        """Another policy with the same network and session, and nothing else in common."""
-        return SparcPolicy(self.network, device=str(self._device), backend=self.backend, session=self._session)
+        """Another policy with the same network, and nothing else in common."""
+        return SparcPolicy(self.decider)
 
     @property
     def robots(self) -> int:
@@ -328,9 +317,9 @@ class SparcPolicy:
             ValueError: `reset` was not called, or the cells do not fit it.
         """
         cells = self._accept(cells, last_actions)
-        if self._device.type == 'cuda' and self.backend == 'torch' and not need_attention:
-            if self._captured is None:
-                self._captured = CapturedDecision(self.network, self._map, self.distances, self._messages)
+        if self._captured is None and not need_attention:
+            self._captured = self.decider.capture(self._map, self.distances, self._messages)
+        if self._captured is not None and not need_attention:
             return self._captured.step(cells, self.goals, self.priorities, self.history, meanwhile)
         if meanwhile is not None:
             meanwhile()
@@ -420,39 +409,11 @@ class SparcPolicy:
         heard: NDArray[np.float32],
         need_attention: bool,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        if self.backend == 'onnxruntime':
-            from attn_robotics.systems.sparc.export import OUTPUTS, attention_names
-
-            names = attention_names(self.config) if need_attention else ()
-            log_probs, messages, *attention = self._session.run(
-                [*OUTPUTS, *names],
-                {
-                    'image': image,
-                    'vector': vector,
-                    'cells': cells.astype(np.int64),
-                    'key_cells': key_cells.astype(np.int64),
-                    'own_message': own,
-                    'messages': heard,
-                },
-            )
-            self._keep(attention, cells, key_cells)
-            return log_probs, messages
-        device = self._device
-        with torch.inference_mode():
-            relation = self.network.neighbour_relation(
-                torch.from_numpy(cells.astype(np.int64))[None].to(device),
-                torch.from_numpy(key_cells.astype(np.int64))[None].to(device),
-            )
-            output = self.network(
-                torch.from_numpy(image)[None].to(device),
-                torch.from_numpy(vector)[None].to(device),
-                relation,
-                torch.from_numpy(own)[None].to(device),
-                torch.from_numpy(heard)[None].to(device),
-                need_attention=need_attention,
-            )
-        self._keep([weights[0].float().cpu().numpy() for weights in output.attention], cells, key_cells)
-        return output.log_probs[0].cpu().numpy(), output.message[0].float().cpu().numpy()
+        log_probs, messages, attention = self.decider.decide(
+            image, vector, cells, key_cells, own, heard, need_attention=need_attention
+        )
+        self._keep(attention, cells, key_cells)
+        return log_probs, messages
 
     def _keep(
         self, attention: list[NDArray[np.float32]], cells: NDArray[np.integer], key_cells: NDArray[np.integer]

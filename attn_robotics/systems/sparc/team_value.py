@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.policy import SparcPolicy
-from attn_robotics.systems.sparc.processor import observe_batch
+from attn_robotics.systems.sparc.processor_torch import observe_batch
+from attn_robotics.systems.sparc.torch_decider import network_of
 
 CANDIDATES = 16  # judged at once, so that memory stays bounded
 
@@ -21,14 +22,14 @@ class TeamValue:
     """Sums the extrinsic values of all robots over imagined next states.
 
     Args:
-        policy: after its `step` in the state from which the actions lead on.
+        policy: after its `step` in the state from which the actions lead on; by torch.
         grid: (H, W) True where an obstacle stands.
         cells: (N, 2) where the robots stand.
     """
 
     def __init__(self, policy: SparcPolicy, grid: NDArray[np.bool_], cells: NDArray[np.integer]) -> None:
-        self._network = policy.network
-        device = next(policy.network.parameters()).device
+        self._network = network_of(policy)
+        device = next(self._network.parameters()).device
         self._device = device
         self._cells = np.asarray(cells, np.int64)
         self._goals = policy.goals.astype(np.int64)

@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.imitation import Trainer
-from attn_robotics.systems.sparc.policy import WeightsError, read_weights
 from attn_robotics.systems.sparc.reinforce import Reinforcer
 from attn_robotics.systems.sparc.validation import print_table
+from attn_robotics.systems.sparc.weights_card import WeightsError
+from attn_robotics.systems.sparc.weights_file import read_weights
 from attn_robotics.training.checkpoint import (
     CheckpointError,
     load_checkpoint,

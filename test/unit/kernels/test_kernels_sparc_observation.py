@@ -11,7 +11,7 @@ from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.distance_fields import distance_fields
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.observation_kernel import observe_fleet
-from attn_robotics.systems.sparc.processor import observe_batch
+from attn_robotics.systems.sparc.processor_torch import observe_batch
 
 CASES = {
     'ships': SparcConfig(),

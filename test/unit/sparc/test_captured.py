@@ -12,6 +12,7 @@ from attn_robotics.systems.sparc.captured import CapturedDecision
 from attn_robotics.systems.sparc.distance_fields import distance_fields
 from attn_robotics.systems.sparc.policy import SparcPolicy
 from attn_robotics.systems.sparc.shield import Shield
+from attn_robotics.systems.sparc.torch_decider import network_of
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU'))]
 
@@ -22,7 +23,7 @@ def test_captured_decisions_equal_those_of_the_policy_along_an_episode(device: s
     distances = distance_fields(instance.grid, instance.goals)
     policy = SparcPolicy.load()
     policy.reset(instance.grid, instance.goals, distances, seed=1)
-    network = SparcPolicy.load(device=device).network
+    network = network_of(SparcPolicy.load(device=device, backend='torch'))
     captured = CapturedDecision(network, instance.grid, distances, policy.messages)
     shield, rng, cells = Shield(instance.grid), np.random.default_rng(0), instance.starts
     actions = None

@@ -10,9 +10,9 @@ from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc import evaluate, suites
 from attn_robotics.systems.sparc.actions import MOVES, RIGHT
 from attn_robotics.systems.sparc.learned import ABLATION_WEIGHTS, LEARNED, LearnedMethod
-from attn_robotics.systems.sparc.policy import read_weights
 from attn_robotics.systems.sparc.report import Row, plain_command, wilson
 from attn_robotics.systems.sparc.shield import ShieldConfig
+from attn_robotics.systems.sparc.weights_card import verify_weights
 
 SMALL = ['--robots', '4', '--size', '8', '--density', '0.1', '--seeds', '0-3']
 
@@ -250,7 +250,8 @@ def test_an_interrupted_table_goes_on_from_kept_episodes_and_what_is_not_whole_i
 
 def test_the_ablation_suite_runs_out_of_the_box_with_three_networks_of_one_budget():
     cards = {
-        name: read_weights(ABLATION_WEIGHTS / f'{name}.safetensors')[1] for name in ('rmha', 'content_only', 'no_comm')
+        name: verify_weights(ABLATION_WEIGHTS / f'{name}.safetensors').card
+        for name in ('rmha', 'content_only', 'no_comm')
     }
     assert len({card['robot_steps'] for card in cards.values()}) == 1
     assert len({card['parameters'] for card in cards.values()}) == 1

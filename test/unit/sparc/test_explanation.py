@@ -13,7 +13,7 @@ from attn_robotics.systems.sparc.policy import SparcPolicy
 
 
 def test_removing_the_most_attended_neighbour_changes_the_action_more_often_than_removing_the_least_attended() -> None:
-    asked, changed, moved = study(SparcPolicy.load(), 48, 24, 0.3, 0, steps=24, every=4)
+    asked, changed, moved = study(SparcPolicy.load(backend='torch'), 48, 24, 0.3, 0, steps=24, every=4)
     assert asked > 100
     assert changed['most'] > 2 * changed['least'], changed
     assert moved['most'] > moved['random'] > moved['least'], moved

@@ -15,6 +15,7 @@ from attn_robotics.systems.sparc.note import Note
 from attn_robotics.systems.sparc.policy import SparcPolicy
 from attn_robotics.systems.sparc.robot import RobotAgent, RobotConfig
 from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
+from attn_robotics.systems.sparc.torch_decider import TorchDecider
 
 DT_S = 0.1
 
@@ -23,7 +24,7 @@ def make_policy() -> SparcPolicy:
     import torch
 
     torch.manual_seed(0)
-    return SparcPolicy(SparcNetwork(SparcConfig.small()).eval())
+    return SparcPolicy(TorchDecider(SparcNetwork(SparcConfig.small()).eval()))
 
 
 class Street:

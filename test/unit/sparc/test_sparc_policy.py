@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +12,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.conflicts import one_winner
 from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
-from attn_robotics.systems.sparc.export import INPUTS, open_session
+from attn_robotics.systems.sparc.export import export_bytes
 from attn_robotics.systems.sparc.model import SparcNetwork
-from attn_robotics.systems.sparc.policy import Heard, SparcPolicy, WeightsError, read_weights
+from attn_robotics.systems.sparc.onnx_decider import INPUTS, OnnxDecider
+from attn_robotics.systems.sparc.policy import Decider, Heard, SparcPolicy
 from attn_robotics.systems.sparc.processor import observe
 from attn_robotics.systems.sparc.shield import Shield
 from attn_robotics.systems.sparc.team_value import TeamValue
-from attn_robotics.systems.sparc.weights_file import write_weights
+from attn_robotics.systems.sparc.torch_decider import TorchDecider, network_of
+from attn_robotics.systems.sparc.weights_card import WeightsError, verify_weights
+from attn_robotics.systems.sparc.weights_file import read_network, read_weights, write_weights
 
 TINY = replace(SparcConfig.small(), width=32, field_of_view=5, mask_radius=6)
 
@@ -32,9 +40,15 @@ def network() -> SparcNetwork:
     return SparcNetwork(TINY).eval()
 
 
-def started(network: SparcNetwork, robots: int = 8, seed: int = 0, **options) -> tuple[SparcPolicy, np.ndarray, Shield]:
+def by(backend: str, network: SparcNetwork) -> Decider:
+    return OnnxDecider(network.config, export_bytes(network), 1) if backend == 'onnxruntime' else TorchDecider(network)
+
+
+def started(
+    network: SparcNetwork | None, robots: int = 8, seed: int = 0, decider: Decider | None = None
+) -> tuple[SparcPolicy, np.ndarray, Shield]:
     instance = random_instance(10, 0.15, robots, seed)
-    policy = SparcPolicy(network, **options)
+    policy = SparcPolicy(decider or TorchDecider(network))
     policy.reset(instance.grid, instance.goals, seed=3)
     return policy, instance.starts, Shield(instance.grid)
 
@@ -61,14 +75,14 @@ def test_actions_read_off_the_cells_equal_told_ones(network: SparcNetwork) -> No
 
 
 def test_onnx_runtime_agrees_with_torch_for_any_fleet_size(network: SparcNetwork) -> None:
-    session = open_session(network, threads=1)
+    quick = by('onnxruntime', network)
     for robots in (1, 3, 20):
         first, _ = drive(*started(network, robots), 4)
-        second, _ = drive(*started(network, robots, backend='onnxruntime', session=session), 4)
+        second, _ = drive(*started(network, robots, decider=quick), 4)
         np.testing.assert_allclose(first, second, atol=1e-4)
     kept = []
-    for options in ({}, {'backend': 'onnxruntime', 'session': session}):
-        policy, cells, _ = started(network, **options)
+    for decider in (None, quick):
+        policy, cells, _ = started(network, decider=decider)
         policy.step(cells, need_attention=True)
         kept.append(policy.attention())
     for layer, weights in kept[0].items():
@@ -76,7 +90,7 @@ def test_onnx_runtime_agrees_with_torch_for_any_fleet_size(network: SparcNetwork
 
 
 def test_an_automatic_backend_is_the_quick_one_of_the_cpu() -> None:
-    assert SparcPolicy.load().backend == 'onnxruntime'
+    assert SparcPolicy.load().decider.backend == 'onnxruntime'
     with pytest.raises(ValueError, match="device 'cuda:7' is not available"):
         SparcPolicy.load(device='cuda:7')
 
@@ -84,11 +98,11 @@ def test_an_automatic_backend_is_the_quick_one_of_the_cpu() -> None:
 @pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
 def test_robots_that_decide_alone_from_messages_equal_the_fleet(network: SparcNetwork, backend: str) -> None:
     """One policy object per robot, messages passed by hand, only within the mask radius."""
-    session = open_session(network, threads=1) if backend == 'onnxruntime' else None
+    decider = by(backend, network)
     fleet, cells, shield = started(network, 8, seed=2)
     goals = fleet.goals
     fraction = fleet.priorities
-    alone = [SparcPolicy(network, backend=backend, session=session) for _ in range(8)]
+    alone = [SparcPolicy(decider) for _ in range(8)]
     for robot, policy in enumerate(alone):
         policy.reset(fleet._map, goals[robot : robot + 1])
         policy.set_priority(0, float(fraction[robot]))
@@ -111,8 +125,7 @@ def test_robots_that_decide_alone_from_messages_equal_the_fleet(network: SparcNe
 
 @pytest.mark.parametrize('backend', ['torch', 'onnxruntime'])
 def test_attention_is_kept_only_when_asked_and_matches_the_radius(network: SparcNetwork, backend: str) -> None:
-    session = open_session(network, threads=1) if backend == 'onnxruntime' else None
-    policy, cells, _ = started(network, backend=backend, session=session)
+    policy, cells, _ = started(network, decider=by(backend, network))
     policy.step(cells)
     assert policy.attention() == {}
     policy.step(cells, need_attention=True)
@@ -141,14 +154,14 @@ def test_new_goals_take_effect_without_touching_the_callers_arrays(network: Spar
     instance = random_instance(10, 0.1, 4, 0)
     distances = distance_fields(instance.grid, instance.goals).copy()
     kept = distances.copy()
-    policy = SparcPolicy(network)
+    policy = SparcPolicy(TorchDecider(network))
     policy.reset(instance.grid, instance.goals, distances)
     policy.step(instance.starts)
     policy.set_goals(instance.starts[2:3], robots=np.array([2]))
     assert np.array_equal(distances, kept)
     assert policy.distances[2][tuple(instance.starts[2])] == 0
     assert policy.goals[2].tolist() == instance.starts[2].tolist()
-    fresh = SparcPolicy(network)
+    fresh = SparcPolicy(TorchDecider(network))
     fresh.reset(instance.grid, policy.goals)
     assert np.array_equal(policy.distances, fresh.distances)
 
@@ -169,7 +182,7 @@ def test_robots_come_and_go_and_the_others_keep_their_state(network: SparcNetwor
 
 
 def test_misuse_is_refused_in_one_clear_line(network: SparcNetwork) -> None:
-    policy = SparcPolicy(network)
+    policy = SparcPolicy(TorchDecider(network))
     with pytest.raises(ValueError, match='reset first'):
         policy.set_goals(np.zeros((1, 2), np.int32))
     policy, cells, _ = started(network)
@@ -178,9 +191,9 @@ def test_misuse_is_refused_in_one_clear_line(network: SparcNetwork) -> None:
     with pytest.raises(ValueError, match='robot 0 at'):
         policy.step(cells + 100)
     with pytest.raises(ValueError, match='backend must be'):
-        SparcPolicy(network, backend='pickle')
+        SparcPolicy.load(backend='pickle')
     with pytest.raises(ValueError, match='recurrent'):
-        SparcPolicy(SparcNetwork(replace(TINY, recurrent=True)))
+        SparcPolicy(TorchDecider(SparcNetwork(replace(TINY, recurrent=True))))
 
 
 def test_weights_survive_a_round_trip_in_half_precision(network: SparcNetwork, tmp_path: Path) -> None:
@@ -205,8 +218,11 @@ def test_bad_weights_give_one_clear_line(network: SparcNetwork, tmp_path: Path, 
     elif fault == 'foreign card':
         path.with_suffix('.yaml').write_text('just words')
     else:
-        network.policy[0] = torch.nn.Linear(3, 3)
-        write_weights(path, network, {})
+        with safe_open(path, framework='np') as file:
+            facts, tensors = file.metadata(), {name: file.get_tensor(name) for name in list(file.keys())[1:]}
+        path.write_bytes(save(tensors, facts))
+        card = {'sha256': hashlib.sha256(path.read_bytes()).hexdigest()}
+        path.with_suffix('.yaml').write_text(yaml.safe_dump(card))
     with pytest.raises(WeightsError) as caught:
         SparcPolicy.load(path)
     assert 'w.' in str(caught.value)
@@ -216,7 +232,7 @@ def test_bad_weights_give_one_clear_line(network: SparcNetwork, tmp_path: Path, 
 def test_the_shipped_weights_are_what_their_card_says() -> None:
     policy = SparcPolicy.load()
     entry = yaml.safe_load((Path(__file__).parents[3] / 'config/models/sparc.yaml').read_text())
-    card = read_weights()[1]
+    card = verify_weights().card
     assert entry['sha256'] == card['sha256']
     assert entry['config'] == card['config'] == policy.config.to_dict()
     assert [spec['name'] for spec in entry['inputs']] == list(INPUTS)
@@ -231,7 +247,7 @@ def test_team_values_of_an_imagined_step_are_those_of_the_step_itself() -> None:
     instance = random_instance(12, 0.2, 10, 3)
     torch.manual_seed(0)
     config = SparcConfig(width=16, heads=2, layers=1, feed_forward=16, relation_embedding=8)
-    policy = SparcPolicy(SparcNetwork(config).eval())
+    policy = SparcPolicy(TorchDecider(SparcNetwork(config).eval()))
     policy.reset(instance.grid, instance.goals)
     rng = np.random.default_rng(0)
     cells = instance.starts
@@ -252,10 +268,10 @@ def test_team_values_of_an_imagined_step_are_those_of_the_step_itself() -> None:
     )
     with torch.no_grad():
         places = torch.from_numpy(moved)[None]
-        output = policy.network(
+        output = network_of(policy)(
             torch.from_numpy(seen.image)[None],
             torch.from_numpy(seen.vector)[None],
-            policy.network.neighbour_relation(places, places),
+            network_of(policy).neighbour_relation(places, places),
             torch.from_numpy(kept)[None],
         )
     assert values[0] == pytest.approx(float(output.values[..., 0].sum()), abs=1e-4)
@@ -283,3 +299,47 @@ def test_goals_where_no_robot_can_go_are_refused_before_anything_changes(network
             policy.add_robots(goal)
     assert np.array_equal(policy.goals, before) and policy.robots == 8
     assert np.isfinite(policy.step(cells)).all()
+
+
+def decisions(decider: Decider) -> np.ndarray:
+    return drive(*started(None, decider=decider), 3)[0]
+
+
+def test_the_graph_beside_the_weights_decides_like_the_network(network: SparcNetwork, tmp_path: Path) -> None:
+    """It holds no numbers of its own, and one that belongs to other weights is not taken."""
+    path = tmp_path / 'w.safetensors'
+    write_weights(path, network, {})
+    weights = verify_weights(path)
+    truth = decisions(TorchDecider(read_network(weights)))
+    quick = OnnxDecider.load(weights, 1)
+    assert quick.session.get_modelmeta().custom_metadata_map['weights'] == weights.card['sha256']
+    np.testing.assert_allclose(decisions(quick), truth, atol=1e-4)
+    assert weights.graph.stat().st_size < path.stat().st_size / 2
+
+    for parameter in network.parameters():
+        parameter.data += 0.1
+    old = weights.graph.read_bytes()
+    write_weights(path, network, {})
+    weights.graph.write_bytes(old)
+    again = verify_weights(path)
+    truth = decisions(TorchDecider(read_network(again)))
+    np.testing.assert_allclose(decisions(OnnxDecider.load(again, 1)), truth, atol=1e-4)
+    weights.graph.unlink()
+    np.testing.assert_allclose(decisions(OnnxDecider.load(again, 1)), truth, atol=1e-4)
+
+
+def test_the_graph_that_ships_decides_like_the_network() -> None:
+    weights = verify_weights()
+    truth = decisions(TorchDecider(read_network(weights)))
+    np.testing.assert_allclose(decisions(OnnxDecider(weights.config, weights.graph, 1)), truth, atol=1e-4)
+
+
+def test_robots_on_the_cpu_load_no_torch() -> None:
+    """It takes longer to import than all the rest of a node, and 200 MB in every robot's process."""
+    script = (
+        'import sys; from attn_robotics.systems.sparc.policy import SparcPolicy; '
+        'import attn_robotics.systems.sparc.fleet, attn_robotics.systems.sparc.robot; '
+        "SparcPolicy.load(); print([name for name in ('torch', 'scipy.ndimage') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == '[]'

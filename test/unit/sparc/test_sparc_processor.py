@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from attn_robotics.simulation.instances import random_instance
 from attn_robotics.systems.sparc.distance_fields import distance_fields
-from attn_robotics.systems.sparc.processor import observe, observe_batch
+from attn_robotics.systems.sparc.processor import observe
+from attn_robotics.systems.sparc.processor_torch import observe_batch
 
 
 def drawn(*rows: str):

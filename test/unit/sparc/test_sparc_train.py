@@ -27,7 +27,6 @@ from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, 
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.imitation import Trainer, team_mix
 from attn_robotics.systems.sparc.model import SparcNetwork
-from attn_robotics.systems.sparc.policy import read_weights
 from attn_robotics.systems.sparc.reinforce import (
     PpoConfig,
     Reinforcer,
@@ -39,6 +38,7 @@ from attn_robotics.systems.sparc.reinforce import (
 )
 from attn_robotics.systems.sparc.train import main
 from attn_robotics.systems.sparc.validation import validate
+from attn_robotics.systems.sparc.weights_file import read_weights
 from attn_robotics.training.checkpoint import (
     CheckpointError,
     load_checkpoint,
