@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from attn_robotics.simulation.errors import WorldError
 
@@ -38,6 +37,8 @@ class Instance:
 
 def components(grid: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Label connected free cells (4-connected): (H, W) int32, -1 on obstacles, 0 for the largest component."""
+    from scipy import ndimage  # slow to import, and not needed where a world is given
+
     labels, count = ndimage.label(~grid)
     _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
     if grid.any():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -53,6 +55,8 @@ def export_bytes(
     outputs: Sequence[str],
     state: Sequence[str] = (),
     axes: Mapping[str, Mapping[int, str]] | None = None,
+    *,
+    fold: bool = True,
 ) -> bytes:
     """Trace a module.
 
@@ -62,6 +66,7 @@ def export_bytes(
         outputs: names, without the state.
         state: names; new state `x` leaves the graph as `x_out`, since no two values of a graph share a name.
         axes: by input or output name, free axes and what they are called.
+        fold: compute ahead what depends on weights alone, which changes their names.
 
     Returns:
         The ONNX file.
@@ -79,9 +84,54 @@ def export_bytes(
             output_names=[*outputs, *(f'{name}_out' for name in state)],
             dynamic_axes={name: dict(free) for name, free in (axes or {}).items()},
             opset_version=18,
+            do_constant_folding=fold,
             dynamo=False,
         )
     return target.getvalue()
+
+
+def without_numbers(model: bytes, weights: Path, sha256: str, prefix: str = '') -> bytes:
+    """A graph that reads its numbers from the half-precision safetensors file that it lies beside.
+
+    Args:
+        model: ONNX, traced without folding constants, so that its initializers have the names of parameters.
+        weights: the safetensors file.
+        sha256: its checksum, kept in the graph as `weights`, so that one can tell whether both belong together.
+        prefix: of those names, which the file's tensors do not have.
+
+    Returns:
+        The ONNX file; it must be opened by its path.
+    """
+    import onnx
+
+    with weights.open('rb') as file:
+        start = 8 + struct.unpack('<Q', file.read(8))[0]  # a length and a header of that length come first
+        header = json.loads(file.read(start - 8))
+    found = onnx.load_from_string(model)
+    casts = []
+    for constant in found.graph.initializer:
+        name = constant.name.removeprefix(prefix)
+        if name not in header:
+            continue
+        begin, end = header[name]['data_offsets']
+        half = f'{name}.half'
+        casts.append(onnx.helper.make_node('Cast', [half], [constant.name], to=onnx.TensorProto.FLOAT))
+        place = {'location': weights.name, 'offset': str(start + begin), 'length': str(end - begin)}
+        constant.CopyFrom(
+            onnx.TensorProto(
+                name=half,
+                data_type=onnx.TensorProto.FLOAT16,
+                dims=constant.dims,
+                data_location=onnx.TensorProto.EXTERNAL,
+                external_data=[onnx.StringStringEntryProto(key=key, value=value) for key, value in place.items()],
+            )
+        )
+    nodes = [*casts, *found.graph.node]
+    del found.graph.node[:]
+    found.graph.node.extend(nodes)
+    onnx.helper.set_model_props(found, {'weights': sha256})
+    content: bytes = found.SerializeToString()
+    return content
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,20 +1,27 @@
 """Selectors behind one contract; the vision-language adapter against a stub server on loopback."""
 
+import hashlib
 import json
 import math
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save
 
+from attn_robotics.runtime.sessions import graph_session
 from attn_robotics.systems.gaze.entities import MAX_ENTITIES, N_FEATURES, SOUND, Entity, SceneMemory
 from attn_robotics.systems.gaze.scenes import make_scene
 from attn_robotics.systems.gaze.selection import Hysteresis, LoudestSelector, NearestFaceSelector, RuleSelector
 from attn_robotics.systems.gaze.selection_check import check_selector
-from attn_robotics.systems.gaze.selector import AttentionSelector
+from attn_robotics.systems.gaze.selector import INPUTS, N_STATE, OUTPUTS, WEIGHTS, AttentionSelector
+from attn_robotics.systems.gaze.selector_network import graph_bytes, read_network
 from attn_robotics.systems.gaze.vlm import VlmSelector, parse_answer
 
 
@@ -25,9 +32,49 @@ def frame(*entities, now=0.0, current='', memory=None):
 SHARED = AttentionSelector()
 
 
+def read_card():
+    return json.loads(WEIGHTS.with_suffix('.json').read_text())
+
+
 @pytest.fixture
 def attention():
     return SHARED
+
+
+def test_the_graph_that_ships_is_the_network_for_any_number_of_entities():
+    network, rng = read_network(WEIGHTS), np.random.default_rng(0)
+    for scenes, entities in ((1, 1), (2, 3), (7, MAX_ENTITIES)):
+        tokens = rng.normal(size=(scenes, entities, N_FEATURES + 1)).astype(np.float32)
+        state = rng.normal(size=(scenes, N_STATE)).astype(np.float32)
+        mask = rng.random((scenes, entities)) < 0.6
+        session = graph_session(WEIGHTS.with_suffix('.onnx'), read_card()['sha256'], 1)
+        chances, weights = session.run(OUTPUTS, dict(zip(INPUTS, (tokens, state, mask), strict=True)))
+        with torch.no_grad():
+            logits, true_weights = network(*map(torch.from_numpy, (tokens, state, mask)))
+        np.testing.assert_allclose(chances, logits.log_softmax(1), atol=1e-5)
+        np.testing.assert_allclose(weights, true_weights, atol=1e-5)
+
+
+def test_a_graph_of_other_weights_is_refused(tmp_path):
+    for suffix in ('.safetensors', '.json', '.onnx'):
+        (tmp_path / f'selector{suffix}').write_bytes(WEIGHTS.with_suffix(suffix).read_bytes())
+    path = tmp_path / 'selector.safetensors'
+    AttentionSelector(path)
+    changed = save({name: tensor + 0.1 for name, tensor in load_file(path).items()})
+    path.write_bytes(changed)
+    card = read_card() | {'sha256': hashlib.sha256(changed).hexdigest()}
+    path.with_suffix('.json').write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r'selector.onnx: missing or of other weights'):
+        AttentionSelector(path)
+    path.with_suffix('.onnx').write_bytes(graph_bytes(path))
+    AttentionSelector(path)
+
+
+def test_a_gaze_node_on_the_cpu_loads_no_torch():
+    script = 'import sys, attn_robotics.systems.gaze.selectors as s, attn_robotics.systems.gaze.planner; '
+    script += "s.make_selector('attention'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == 'False'
 
 
 @given(st.data())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import torch
-
 from attn_robotics.systems.gaze.entities import Entity, SceneMemory
 from attn_robotics.systems.gaze.selection import RuleSelector, Selector
 from attn_robotics.systems.gaze.selector import AttentionSelector
@@ -26,8 +24,6 @@ def make_selector(name: str, *, vlm_url: str = '', vlm_model: str = '', vlm_key:
         raise ValueError(f'selection must be one of {", ".join(NAMES)}, got {name!r}')
     if name == 'vlm' and not (vlm_url and vlm_model):
         raise ValueError('selection vlm needs vlm_url (as http://host:port/v1) and vlm_model')
-    # For so small a network, waiting for other threads costs more than they save: on two busy cores, 90 ms a tick.
-    torch.set_num_threads(1)
     trained = AttentionSelector()
     for count in range(3):  # the first uses are slow
         trained.score(SceneMemory().observe(0.0, [Entity(str(k)) for k in range(count)]))

@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from attn_robotics.systems.gaze.entities import MAX_ENTITIES, N_FEATURES, SceneMemory
 from attn_robotics.systems.gaze.scenes import make_scene
-from attn_robotics.systems.gaze.selector import FORMAT, N_STATE, AttentionSelectorNetwork, scene_arrays
+from attn_robotics.systems.gaze.selector import FORMAT, N_STATE, WEIGHTS, scene_arrays
+from attn_robotics.systems.gaze.selector_network import AttentionSelectorNetwork, graph_bytes
+from attn_robotics.training.export import write_bytes
 
 LABEL_NOISE = 0.05
 REACTION = 0.25  # s by which the attended target follows the label, as it will in use
@@ -88,7 +90,7 @@ def train(scenes: int, epochs: int, seed: int, rate: float) -> tuple[AttentionSe
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--out', type=Path, default=Path(__file__).with_name('selector.safetensors'))
+    parser.add_argument('--out', type=Path, default=WEIGHTS)
     parser.add_argument('--scenes', type=int, default=300)
     parser.add_argument('--epochs', type=int, default=10)
     parser.add_argument('--seed', type=int, default=0)
@@ -103,13 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         'data': 'synthetic scripted scenes (scenes.py)',
         'sha256': hashlib.sha256(data).hexdigest(),
     }
-    for path, content in (
-        (args.out, data),
-        (args.out.with_suffix('.json'), (json.dumps(card, indent=2) + '\n').encode()),
-    ):
-        part = path.with_name(path.name + '.part')
-        part.write_bytes(content)
-        part.replace(path)
+    write_bytes(args.out, data)
+    write_bytes(args.out.with_suffix('.json'), (json.dumps(card, indent=2) + '\n').encode())
+    write_bytes(args.out.with_suffix('.onnx'), graph_bytes(args.out))
     print(json.dumps(facts))
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import struct
 import warnings
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from attn_robotics.systems.sparc.model import SparcNetwork, SparcOutput, legal_moves
 from attn_robotics.systems.sparc.onnx_decider import INPUTS, OUTPUTS, attention_names
-from attn_robotics.training.export import write_bytes
+from attn_robotics.training.export import without_numbers, write_bytes
 
 
 class Decision(nn.Module):
@@ -115,42 +113,8 @@ def export_bytes(network: SparcNetwork, *, fold: bool = True) -> bytes:
 
 
 def graph_bytes(network: SparcNetwork, weights: Path, sha256: str) -> bytes:
-    """The same model without its numbers: it reads them from the safetensors file that lies beside it.
-
-    Args:
-        network: whose half-precision state the file holds.
-        weights: that file.
-        sha256: its checksum, kept in the graph as `weights`, so that one can tell whether both belong together.
-    """
-    import onnx
-
-    with weights.open('rb') as file:
-        start = 8 + struct.unpack('<Q', file.read(8))[0]  # a length and a header of that length come first
-        header = json.loads(file.read(start - 8))
-    model = onnx.load_from_string(export_bytes(network, fold=False))
-    graph, casts = model.graph, []
-    for constant in graph.initializer:
-        name = constant.name.removeprefix('network.')
-        if name not in header:
-            continue
-        begin, end = header[name]['data_offsets']
-        casts.append(onnx.helper.make_node('Cast', [f'{name}.half'], [constant.name], to=onnx.TensorProto.FLOAT))
-        place = {'location': weights.name, 'offset': str(start + begin), 'length': str(end - begin)}
-        constant.CopyFrom(
-            onnx.TensorProto(
-                name=f'{name}.half',
-                data_type=onnx.TensorProto.FLOAT16,
-                dims=constant.dims,
-                data_location=onnx.TensorProto.EXTERNAL,
-                external_data=[onnx.StringStringEntryProto(key=key, value=value) for key, value in place.items()],
-            )
-        )
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.helper.set_model_props(model, {'weights': sha256})
-    content: bytes = model.SerializeToString()
-    return content
+    """The same model as a graph beside its weights, see `training.export.without_numbers`."""
+    return without_numbers(export_bytes(network, fold=False), weights, sha256, 'network.')
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attn_robotics.runtime.sessions import cpu_session, graph_session
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.weights_card import Weights
 
@@ -25,35 +25,32 @@ class OnnxDecider:
 
     Args:
         config: of the network.
-        model: file, or its content.
-        threads: cores to use.
+        session: of a model of `export`.
     """
 
     backend = 'onnxruntime'
     device = 'cpu'
 
-    def __init__(self, config: SparcConfig, model: Path | bytes, threads: int = 2) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        source = str(model) if isinstance(model, Path) else model
+    def __init__(self, config: SparcConfig, session: Any) -> None:
         self.config = config
-        self.session: Any = onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
+        self._session = session
         self._attention_names = attention_names(config)
 
     @classmethod
     def load(cls, weights: Weights, threads: int = 2) -> OnnxDecider:
-        """From the graph beside the weights; where there is none that belongs to them, torch makes it in memory."""
-        if weights.graph.is_file():
-            decider = cls(weights.config, weights.graph, threads)
-            if decider.session.get_modelmeta().custom_metadata_map.get('weights') == weights.card['sha256']:
-                return decider
-        from attn_robotics.systems.sparc.export import export_bytes
-        from attn_robotics.systems.sparc.weights_file import read_network
+        """From the graph beside the weights; where there is none that belongs to them, torch makes it in memory.
 
-        return cls(weights.config, export_bytes(read_network(weights)), threads)
+        Args:
+            weights: verified.
+            threads: cores to use.
+        """
+        session = graph_session(weights.graph, weights.card['sha256'], threads)
+        if session is None:
+            from attn_robotics.systems.sparc.export import export_bytes
+            from attn_robotics.systems.sparc.weights_file import read_network
+
+            session = cpu_session(export_bytes(read_network(weights)), threads)
+        return cls(weights.config, session)
 
     def decide(
         self,
@@ -69,7 +66,7 @@ class OnnxDecider:
         """See `policy.Decider`."""
         inputs = (image, vector, cells.astype(np.int64), key_cells.astype(np.int64), own_message, messages)
         names = self._attention_names if need_attention else ()
-        log_probs, message, *attention = self.session.run([*OUTPUTS, *names], dict(zip(INPUTS, inputs, strict=True)))
+        log_probs, message, *attention = self._session.run([*OUTPUTS, *names], dict(zip(INPUTS, inputs, strict=True)))
         return log_probs, message, attention
 
     def capture(self, grid: NDArray[np.bool_], distances: NDArray[np.int16], messages: NDArray[np.float32]) -> None:

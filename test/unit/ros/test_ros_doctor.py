@@ -33,12 +33,12 @@ def test_json_holds_the_same(capsys):
 
 
 def test_weights_that_are_damaged_are_a_reason(monkeypatch, capsys, tmp_path):
-    from attn_robotics.systems.sparc import policy
+    from attn_robotics.systems.sparc import weights_card
 
     damaged = tmp_path / 'sparc.safetensors'
     damaged.write_bytes(b'no weights')
     damaged.with_suffix('.yaml').write_text('sha256: 0\n')
-    monkeypatch.setattr(policy, 'DEFAULT_WEIGHTS', damaged)
+    monkeypatch.setattr(weights_card, 'DEFAULT_WEIGHTS', damaged)
     assert main([]) == 1
     text = capsys.readouterr().out
     assert 'The main job cannot run here: weights.' in text and 'checksum' in text
