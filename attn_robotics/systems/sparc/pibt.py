@@ -135,6 +135,7 @@ def mix_preferences(
     log_probs: NDArray[np.float32],
     distance_weight: float,
     temperature: float,
+    restless: NDArray[np.bool_],
     confidence: float,
     seed: int,
     preferences: NDArray[np.float32],
@@ -148,6 +149,7 @@ def mix_preferences(
         log_probs: (N, 5) of the policy.
         distance_weight: nats per step gained.
         temperature: of the Gumbel noise on log-probabilities.
+        restless: (N,) who gets that noise.
         confidence: least log-probability of the best action for the policy to be heard.
         seed: of the noise.
         preferences: (N, 5) written; a row of NaN where a log-probability is one, so that it is noticed.
@@ -165,7 +167,7 @@ def mix_preferences(
                 way = np.nan
             elif best >= confidence:
                 way = log_probs[robot, action] + distance_weight * way
-                if temperature > 0 and reached >= 0:
+                if temperature > 0 and restless[robot] and reached >= 0:
                     uniform = (np.float64(draw(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
                     way -= temperature * np.log(-np.log(uniform))
             preferences[robot, action] = way
