@@ -113,8 +113,15 @@ def _run_job(job: _Job) -> Episode:
 
 
 def _name(job: _Job) -> str:
+    """Of an episode, with those settings that its method depends on."""
     drawn = 'drawn' if job.case.instances is None else 'frozen'
-    return f'{job.case.name} {drawn} {job.case.steps} {job.method} {job.case.seeds[job.index]} {job.settings}'
+    name = f'{job.case.name} {drawn} {job.case.steps} {job.method} {job.case.seeds[job.index]}'
+    if job.method in LEARNED:
+        settings = job.settings
+        name += f' {settings.weights} {settings.backend} {settings.device}'
+        if LEARNED[job.method][1] == 'shipped':
+            name += f' {settings.shield}'
+    return name
 
 
 def evaluate(
