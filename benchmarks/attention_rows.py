@@ -225,8 +225,20 @@ RELATION_TRIED: dict[int, list[tuple[Callable[..., Tensor], list[tuple[int, ...]
 }
 # Passes over pairs and over either side: rows of a tile, warps, stages, programs a processor.
 BACKWARD_TRIED = {
-    8: [((64, 4, 1, 2), (64, 8, 1, 1)), ((32, 4, 2, 2), (32, 4, 2, 2)), ((64, 8, 1, 1), (64, 4, 1, 2))],
-    32: [((64, 8, 1, 1), (32, 4, 1, 2)), ((32, 2, 1, 4), (64, 8, 2, 1)), ((32, 4, 2, 2), (64, 4, 1, 2))],
+    8: [
+        ((32, 4, 2, 2), (32, 4, 2, 2), None),
+        ((32, 4, 2, 2), (32, 4, 2, 2), (16, 8)),
+        ((32, 4, 1, 2), (32, 4, 2, 3), (8, 4)),
+        ((16, 4, 2, 2), (64, 8, 2, 2), (16, 4)),
+        ((64, 8, 1, 1), (64, 8, 2, 1), (32, 8)),
+    ],
+    32: [
+        ((64, 8, 1, 1), (32, 4, 1, 2), None),
+        ((64, 8, 1, 1), (32, 4, 2, 2), (8, 4)),
+        ((32, 8, 1, 1), (32, 4, 2, 3), (16, 8)),
+        ((32, 4, 1, 2), (64, 8, 2, 2), (8, 8)),
+        ((32, 4, 2, 2), (32, 8, 2, 2), (4, 4)),
+    ],
 }
 
 
@@ -293,7 +305,9 @@ def relations() -> Iterator[Row]:
             {'best': 3},
             7 * q.numel() * 2 + relation.numel() * 2,
             variants=_variants(
-                lambda c, a=(q, k, v, *tables, relation, seed), s=scale: sets_backward(*a, scale=s, config=c),
+                lambda c, a=(q, k, v, *tables, relation, seed), s=scale: sets_backward(
+                    *a, scale=s, config=c[:2], collect=c[2]
+                ),
                 *BACKWARD_TRIED[slots],
             ),
         )

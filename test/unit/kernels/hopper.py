@@ -110,7 +110,8 @@ def relation_backward() -> None:
     from attn_robotics.kernels.relation.backward import sets_backward
 
     arguments = relation(1024, 32)
-    sets_backward(*arguments, arguments[0], scale=0.125)
+    for collect in (None, (16, 8)):
+        sets_backward(*arguments, arguments[0], scale=0.125, collect=collect)
 
 
 def gravity_index() -> None:

@@ -52,13 +52,15 @@ def test_sets_that_share_a_tile_do_not_see_each_other(queries, keys, rows, packe
 
 
 @pytest.mark.parametrize(('queries', 'keys', 'rows'), [(8, 8, 41), (5, 12, 20), (32, 17, 64)], ids=str)
-@pytest.mark.parametrize('tile', [16, 64])
-def test_gradient_kernel_matches_the_definition(queries, keys, rows, tile, device, poisoned_empty):
+@pytest.mark.parametrize(('tile', 'collect'), [(16, None), (64, None), (16, (8, 4)), (64, (32, 4))], ids=str)
+def test_gradient_kernel_matches_the_definition(queries, keys, rows, tile, collect, device, poisoned_empty):
     arguments = make(5, 2, queries, keys, 24, rows, torch.float32, device)
     leaves = [x.double().requires_grad_() for x in arguments[:5]]
     gradient = torch.randn(5, 2, queries, 24, device=device)
     truth = torch.autograd.grad(output(*leaves, arguments[5]), leaves, gradient.double())
-    found = sets_backward(*arguments, gradient, scale=24**-0.5, config=((tile, 4, 1, 1), (tile, 4, 1, 1)))
+    found = sets_backward(
+        *arguments, gradient, scale=24**-0.5, config=((tile, 4, 1, 1), (tile, 4, 1, 1)), collect=collect
+    )
     for mine, true in zip(found, truth, strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
 
