@@ -182,6 +182,11 @@ def build_suite(log: Path) -> None:
     colcon(log, 'attn_robotics')
 
 
+def compile_ahead(log: Path) -> None:
+    """Compile what numba would compile at first use, so that the first run is as quick as the others."""
+    run([str(PYTHON), '-m', 'attn_robotics.precompile'], log, env=environment())
+
+
 def steps() -> list[tuple[str, str, Callable[[Path], None], str]]:
     """Name, explanation, action and input digest of every step, in order."""
     source = 'system' if has_system_ros() else 'wheels'
@@ -204,6 +209,8 @@ def steps() -> list[tuple[str, str, Callable[[Path], None], str]]:
         if p.is_file() and '__pycache__' not in p.parts
     ]
     suite = digest([ROOT / name for name in ('setup.py', 'setup.cfg', 'package.xml')], interfaces, *installed)
+    sources = (p for p in (ROOT / 'attn_robotics').rglob('*.py') if '@njit' in p.read_text())
+    compiled = digest(sources, suite)
     result = [
         ('environment', 'create the virtual environment', create_environment, base),
         ('wheels', 'install pinned packages (a few minutes at first)', install_wheels, pins),
@@ -217,6 +224,7 @@ def steps() -> list[tuple[str, str, Callable[[Path], None], str]]:
         *result,
         ('interfaces', 'build messages and services', build_interfaces, interfaces),
         ('suite', 'install the suite', build_suite, suite),
+        ('compiled', 'compile planners ahead (a minute)', compile_ahead, compiled),
     ]
 
 

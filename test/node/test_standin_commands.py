@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.ros
+# One worker: what the commands say is asked once for all tests.
+pytestmark = [pytest.mark.ros, pytest.mark.xdist_group('standin')]
 pytest.importorskip('rclpy')
 
 STANDIN = Path(__file__).parents[2] / 'bootstrap' / 'standin'

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(600)  # all kernels are compiled before the first test
+# All kernels are compiled before the first test, once: on one worker.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group('compile')]
 ROOT = Path(__file__).parents[3]
 SHARED_BYTES = 227 * 1024  # what a block may have there
 OPERATORS = (
