@@ -184,7 +184,7 @@ def build_suite(log: Path) -> None:
 
 def compile_ahead(log: Path) -> None:
     """Compile what numba would compile at first use, so that the first run is as quick as the others."""
-    run([str(PYTHON), '-m', 'attn_robotics.precompile'], log, env=environment())
+    run([str(PYTHON), '-m', 'attn_robotics.systems.precompile'], log, env=environment())
 
 
 def steps() -> list[tuple[str, str, Callable[[Path], None], str]]:

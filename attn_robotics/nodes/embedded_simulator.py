@@ -32,9 +32,9 @@ from attn_robotics.simulation.embedded import EmbeddedSimulator, ViewerError
 from attn_robotics.simulation.faults import Faults, OdometryNoise, parse_outages
 
 CLOCK_PERIOD_S = 0.02
-ANSWER_S = 0.05  # [simulated s] after a command the next one is waited for: planners here send 20 a second
-IDLE_S = 0.3  # [simulated s] after this long without a command nobody drives
-WAIT_S = 0.1  # [wall s] longest wait for a command, between two steps
+ANSWER_S = 0.05  # [simulated s] after a command the robot's next one is waited for: planners here send 20 a second
+IDLE_S = 0.3  # [simulated s] after this long without a command nobody drives the robot
+WAIT_S = 1.0  # [wall s] longest wait for commands; a robot that got none is not waited for again before its next one
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class EmbeddedSimulatorParams(WorldParams):
     body: str = param('wheeled', 'Wheels with contact, or quicker discs.', choices=('wheeled', 'disc'), read_only=True)
     real_time_factor: float = param(
         1.0, 'Simulated seconds a second at most; 0 runs as fast as the machine can.', low=0.0, high=100.0
+    )
+    wait_for_commands: bool = param(
+        True, 'Let time stand still while whoever drives a robot is late; off where a person drives by hand.'
     )
     odom_rate: float = param(20.0, 'Poses a simulated second [Hz].', low=1.0, high=50.0, read_only=True)
     scan: bool = param(False, 'Publish a ray-cast lidar for every robot.', read_only=True)
@@ -90,7 +93,8 @@ class EmbeddedSimulatorNode(SimulationNode):
         self._simulator = EmbeddedSimulator(world, body=p.body)  # type: ignore[arg-type]
         self._commands: dict[int, tuple[float, float]] = {}
         self._news = threading.Condition()  # guards the commands
-        self._commanded_s = -np.inf  # simulated time of the newest command
+        self._commanded_s = np.full(world.robots, -np.inf)  # simulated times of the newest commands
+        self._given_up = np.zeros(world.robots, bool)  # whose command was waited for in vain
         self.open_clock()
         self._tf = self.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
         self._contacts = self.create_publisher(UInt32, '~/contacts', qos.LATCHED)
@@ -177,7 +181,7 @@ class EmbeddedSimulatorNode(SimulationNode):
 
     def speed(self) -> float:
         """The factor, which may be set at run time; without a limit time need not hurry before somebody drives."""
-        return self.params.real_time_factor or (0.0 if self._commanded_s >= 0 else 1.0)
+        return self.params.real_time_factor or (0.0 if self._commanded_s.max() >= 0 else 1.0)
 
     def _break(self) -> None:
         """Let robots fail whose time has come."""
@@ -186,24 +190,29 @@ class EmbeddedSimulatorNode(SimulationNode):
         self._dropped = faults.dropped(simulator.time, robots)
 
     def _await_commands(self) -> None:
-        """Let time stand still for a moment when whoever drives has not answered yet.
+        """Let time stand still for a moment where whoever drives a robot has not answered yet.
 
         A planner that is short of computing time would otherwise drive by poses that are long past, and a run as fast
         as the machine can would mostly be one without a planner.
         """
+        if not self.params.wait_for_commands:
+            return
         silent_s = self._simulator.time - self._commanded_s
-        if ANSWER_S < silent_s < IDLE_S:
+        slow = np.flatnonzero((silent_s > ANSWER_S) & (silent_s < IDLE_S) & ~self._given_up).tolist()
+        if slow:
             with self._news:
-                self._news.wait_for(lambda: self._commands or not self.is_running, WAIT_S)
+                self._news.wait_for(lambda: self._commands.keys() >= {*slow} or not self.is_running, WAIT_S)
+                self._given_up[[robot for robot in slow if robot not in self._commands]] = True
 
     def _apply_commands(self) -> None:
         simulator = self._simulator
         with self._news:
             commands, self._commands = self._commands, {}
         if commands:
-            self._commanded_s = simulator.time
+            robots = [*commands]
+            self._commanded_s[robots], self._given_up[robots] = simulator.time, False
             linear, angular = np.array([*commands.values()]).T
-            simulator.command(linear, angular, [*commands])
+            simulator.command(linear, angular, robots)
 
     def _publish_poses(self) -> None:
         """Send odometry relative to each robot's start, as wheels count it, and the same as transforms."""

@@ -111,16 +111,32 @@ def test_a_command_moves_one_robot_and_the_watchdog_stops_it(graph, running):
     assert running._simulator.poses()[1, :2] == pytest.approx(running._world.start_xy[1], abs=1e-3)
 
 
-def test_time_waits_for_a_driver_that_is_late(graph, running, monkeypatch):
+def test_time_waits_for_each_driver_that_is_late_and_once_for_one_that_is_gone(graph, running, monkeypatch):
     monkeypatch.setattr(embedded_simulator, 'WAIT_S', 60.0)
     simulator = running._simulator
-    graph.say(to_twist(0.5, 0.0), 'robot_0/cmd_vel', qos.COMMAND)
-    graph.until(lambda: running._commanded_s >= 0, 'the command to take hold')
-    first_s = running._commanded_s
+    for robot in range(2):
+        graph.say(to_twist(0.5, 0.0), f'robot_{robot}/cmd_vel', qos.COMMAND)
+    graph.until(lambda: (running._commanded_s >= 0).all(), 'the commands to take hold')
+    latest_s = running._commanded_s.min() + embedded_simulator.ANSWER_S + 0.02 + 1e-9
     graph.settle()
-    assert simulator.time - first_s <= embedded_simulator.ANSWER_S + 0.02 + 1e-9
+    assert simulator.time <= latest_s
+    graph.say(to_twist(0.5, 0.0), 'robot_0/cmd_vel', qos.COMMAND)
+    graph.settle()
+    assert simulator.time <= latest_s  # the other one is still late
+    monkeypatch.setattr(embedded_simulator, 'WAIT_S', 0.0)
     graph.say(to_twist(0.5, 0.0), 'robot_1/cmd_vel', qos.COMMAND)
-    graph.until(lambda: running._commanded_s > first_s and simulator.time > running._commanded_s, 'time to go on')
+    graph.until(lambda: running._given_up.all(), 'time to go on without either')
+    graph.say(to_twist(0.5, 0.0), 'robot_1/cmd_vel', qos.COMMAND)
+    before_s = running._commanded_s[1]
+    graph.until(lambda: running._commanded_s[1] > before_s, 'the robot to be driven again')
+
+
+def test_time_does_not_wait_where_a_person_drives(graph, simulator, monkeypatch):
+    monkeypatch.setattr(embedded_simulator, 'WAIT_S', 60.0)
+    node = simulator(wait_for_commands=False)
+    graph.say(to_twist(0.5, 0.0), 'robot_0/cmd_vel', qos.COMMAND)
+    graph.until(lambda: node._commanded_s[0] >= 0, 'the command to take hold')
+    graph.until(lambda: node._simulator.time > node._commanded_s[0] + 0.5, 'time to go on')
 
 
 @pytest.mark.parametrize('command', [(math.nan, 0.0), (0.0, math.inf)])

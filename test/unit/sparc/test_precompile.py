@@ -6,9 +6,9 @@ from pathlib import Path
 from numba.core.caching import NullCache
 from numba.core.dispatcher import Dispatcher
 
-from attn_robotics import precompile
+from attn_robotics.systems import precompile
 
-ROOT = Path(precompile.__file__).parent
+ROOT = Path(precompile.__file__).parents[1]
 
 
 def compiled_functions():

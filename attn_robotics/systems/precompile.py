@@ -1,4 +1,4 @@
-"""Compile ahead what numba compiles at first use: `python -m attn_robotics.precompile`.
+"""Compile ahead what numba compiles at first use: `python -m attn_robotics.systems.precompile`.
 
 The machine code is kept beside the modules. Without this, the first launch after an installation or a changed module
 compiles for half a minute before its first decision.
@@ -75,7 +75,7 @@ def _evaluate(methods: str, *more: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog='python -m attn_robotics.precompile', description=__doc__)
+    parser = argparse.ArgumentParser(prog='python -m attn_robotics.systems.precompile', description=__doc__)
     parser.add_argument('--jobs', type=int, default=2, help='processes (default 2)')
     args = parser.parse_args(arguments)
     start = time.monotonic()
