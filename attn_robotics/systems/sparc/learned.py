@@ -30,9 +30,7 @@ LEARNED = {
 ABLATION_WEIGHTS = Path(__file__).parent / 'weights' / 'ablation'
 RULES = ('one_winner', 'value_winner', 'all_stay', 'shield', 'shipped')
 # Shield without the swap rule and without any help of path distances: what the policy alone is worth.
-BARE_SHIELD = ShieldConfig(
-    swap=False, distance_weight=0.0, temperature=1.0, noise_after=0, hindrance=0.0, confidence=0.0
-)
+BARE_SHIELD = ShieldConfig(swap=False, distance_weight=0.0, temperature=1.0, hindrance=0.0, confidence=0.0)
 
 
 class Policy(Protocol):

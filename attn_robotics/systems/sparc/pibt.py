@@ -135,7 +135,6 @@ def mix_preferences(
     log_probs: NDArray[np.float32],
     distance_weight: float,
     temperature: float,
-    restless: NDArray[np.bool_],
     confidence: float,
     seed: int,
     preferences: NDArray[np.float32],
@@ -149,7 +148,6 @@ def mix_preferences(
         log_probs: (N, 5) of the policy.
         distance_weight: nats per step gained.
         temperature: of the Gumbel noise on log-probabilities.
-        restless: (N,) who gets that noise.
         confidence: least log-probability of the best action for the policy to be heard.
         seed: of the noise.
         preferences: (N, 5) written; a row of NaN where a log-probability is one, so that it is noticed.
@@ -167,7 +165,7 @@ def mix_preferences(
                 way = np.nan
             elif best >= confidence:
                 way = log_probs[robot, action] + distance_weight * way
-                if temperature > 0 and restless[robot] and reached >= 0:
+                if temperature > 0 and reached >= 0:
                     uniform = (np.float64(draw(state) >> np.uint64(11)) + 0.5) / 9007199254740992.0
                     way -= temperature * np.log(-np.log(uniform))
             preferences[robot, action] = way
@@ -300,7 +298,8 @@ def _swap_partner(
         and _can_swap(near, goals, owner, wish, here)
     ):
         return int(ahead)
-    # A robot behind that will want to come past once this one has moved on: clear its way now.
+    # A robot behind that wants to come here, and will want to come past once this one has moved on: clear its way now.
+    # (In a ring of cells one that does not want to come here would be found too, and both would turn in it for ever.)
     for action in range(ACTIONS - 1):
         beside = near[here, action]
         if beside < 0 or beside == wish:
@@ -308,6 +307,7 @@ def _swap_partner(
         other = owner[beside]
         if (
             other >= 0
+            and distances[other, here] < distances[other, beside]
             and _must_swap(near, goals, distances, owner, other, robot, here, wish)
             and _can_swap(near, goals, owner, wish, here)
         ):

@@ -8,13 +8,10 @@ knows of itself, and that others can follow from its announced cells and goals.
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-REST = 10  # steps on its goal after which a robot has rested
 LONGEST = 1 << 16  # above any path length, so that lengths fit between two whole priorities
 
 
@@ -26,8 +23,6 @@ class Progress:
         length: (N,) int64 path length from where the goal was given.
         nearest: (N,) int64 least path length since then, or since the goal was left.
         stuck: (N,) int64 steps since that was reached; 0 on the goal.
-        lull: (N,) int64 steps since the robot was last nearer its goal than ever, or rested there. Unlike `stuck` it
-            runs on while robots take turns on their goals.
     """
 
     def __init__(self) -> None:
@@ -37,13 +32,13 @@ class Progress:
         """Take the state before a decision: flat cells (N,), flat goals (N,), path distances (N, H * W)."""
         if len(self.goals) != len(cells):
             self._resize(len(cells))
-        changed = self.goals != goals
         _update(cells, goals, distances, self.goals, self.length, self.nearest, self.stuck)
-        _update_lull(cells, goals, distances, changed, self._best, self._rested, self.lull)
 
     def after(self, cells: NDArray[np.int32], goals: NDArray[np.int32], distances: NDArray[np.int16]) -> Progress:
         """What `update` would make of this account, which stays as it is."""
-        later = copy.deepcopy(self)
+        later = Progress()
+        later.goals, later.length = self.goals.copy(), self.length.copy()
+        later.nearest, later.stuck = self.nearest.copy(), self.stuck.copy()
         later.update(cells, goals, distances)
         return later
 
@@ -55,7 +50,6 @@ class Progress:
     def _resize(self, robots: int) -> None:
         self.goals = np.full(robots, -1, np.int32)
         self.length, self.nearest, self.stuck = (np.zeros(robots, np.int64) for _ in range(3))
-        self._best, self._rested, self.lull = (np.zeros(robots, np.int64) for _ in range(3))
 
 
 @njit(cache=True, nogil=True)
@@ -79,25 +73,3 @@ def _update(
             stuck[robot] = 0
             # A robot that was pushed off its goal has to find back first: that counts as a way of its own.
             nearest[robot] = LONGEST if cells[robot] == goals[robot] else left
-
-
-@njit(cache=True, nogil=True)
-def _update_lull(
-    cells: NDArray[np.int32],
-    goals: NDArray[np.int32],
-    distances: NDArray[np.int16],
-    changed: NDArray[np.bool_],
-    best: NDArray[np.int64],
-    rested: NDArray[np.int64],
-    lull: NDArray[np.int64],
-) -> None:
-    for robot in range(cells.shape[0]):
-        left = np.int64(distances[robot, cells[robot]])
-        rested[robot] = rested[robot] + 1 if cells[robot] == goals[robot] else 0
-        lull[robot] += 1
-        if changed[robot] or left < best[robot]:
-            best[robot] = left
-            lull[robot] = 0
-        if rested[robot] >= REST:
-            best[robot] = LONGEST
-            lull[robot] = 0

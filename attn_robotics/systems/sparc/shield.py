@@ -44,15 +44,14 @@ class ShieldConfig:
     where its policy is sure, and its way alone (that is, PIBT) where the policy's best action has a probability below
     `confidence`. Its *way* is the steps gained towards the goal less what hinders neighbours. With Gumbel noise and
     temperature 1 the order is a draw from the policy without replacement; at 0 it is always the same, which livelocks
-    more easily where no search for a way out follows. `longest_first` is a rule of `progress`, `rescue_after` one of
+    more easily without the swap rule. `longest_first` is a rule of `progress`, `rescue_after` one of
     `rescue`.
     """
 
     swap: bool = True  # change places in corridors (needs distances)
     allow_rotation: bool = True  # rings of robots may advance together; off for wheels, which can't start all at once
     distance_weight: float = 8.0  # nats per step gained towards the goal
-    temperature: float = 0.5  # of the drawn preference order; without any, two robots on 2x3 cells swap for ever
-    noise_after: int = 10  # steps without progress or rest after which it is drawn; before, noise makes ways longer
+    temperature: float = 0.0  # of the drawn preference order
     # Steps per neighbour in whose way an action ends. Settles ties of path distance: with it PIBT with swap needs 7 %
     # fewer steps (128 robots, 40x40, 30 %), whatever the value between 0.02 and 0.3.
     hindrance: float = 0.1
@@ -66,9 +65,8 @@ class ShieldConfig:
                 raise ShieldError(f'{name} must be finite and at least 0, got {getattr(self, name)}')
         if not 0 <= self.confidence <= 1:
             raise ShieldError(f'confidence must lie in 0..1, got {self.confidence}')
-        for name in ('noise_after', 'rescue_after'):
-            if getattr(self, name) < 0:
-                raise ShieldError(f'{name} must be at least 0, got {getattr(self, name)}')
+        if self.rescue_after < 0:
+            raise ShieldError(f'rescue_after must be at least 0, got {self.rescue_after}')
 
 
 class Priorities:
@@ -237,7 +235,6 @@ class Shield:
             np.ascontiguousarray(log_probs, np.float32),
             config.distance_weight,
             config.temperature,
-            self._progress.lull >= config.noise_after,
             float(np.log(max(config.confidence, 1e-12))),
             int(rng.integers(1 << 62)),
             preferences,
