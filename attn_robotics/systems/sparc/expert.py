@@ -80,7 +80,9 @@ def roll_out(
         distance_preferences(near, cells, distances, preferences)
         rank_actions(near, cells, preferences, state, order, counts)
         turn = np.argsort(-(waited + fraction))
-        plan_moves(near, cells, goals, distances, turn, order, counts, owner, next_owner, target, swap, allow_rotation)
+        plan_moves(
+            near, cells, goals, distances, turn, order, counts, owner, next_owner, target, swap, allow_rotation, False
+        )
         for robot in range(robots):
             owner[cells[robot]] = NOBODY
             next_owner[target[robot]] = NOBODY
@@ -174,7 +176,7 @@ class Expert:
         self.distances = distance_fields(grid, goals) if distances is None else distances
         self._hindrance = hindrance
         swap = _wants_swap(method, METHODS[:2])
-        self._shield = Shield(grid, ShieldConfig(swap=swap, allow_rotation=allow_rotation))
+        self._shield = Shield(grid, ShieldConfig(swap=swap, allow_rotation=allow_rotation, only_if_wanted=False))
 
     def retarget(self, robots: NDArray[np.integer], goals: NDArray[np.integer]) -> None:
         """Give some robots (M,) new goals (M, 2)."""

@@ -267,7 +267,7 @@ def _plan(
     for robot in range(high - low):
         owner[cells[robot]] = robot
     goals, fields = world.goals[low:high], world.fields[low:high]
-    plan_moves(near, cells, goals, fields, turn, order, counts, owner, next_owner, target, swap, True)
+    plan_moves(near, cells, goals, fields, turn, order, counts, owner, next_owner, target, swap, True, False)
     for robot in range(high - low):
         owner[cells[robot]] = NOBODY
         next_owner[target[robot]] = NOBODY

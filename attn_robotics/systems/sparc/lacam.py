@@ -209,7 +209,19 @@ def search(
             rank_actions(near, cells, preferences, state, order, counts)
             turn = turns[node].astype(np.int64)
             valid = plan_moves(
-                near, cells, goals, distances, turn, order, counts, owner, next_owner, target, swap, allow_rotation
+                near,
+                cells,
+                goals,
+                distances,
+                turn,
+                order,
+                counts,
+                owner,
+                next_owner,
+                target,
+                swap,
+                allow_rotation,
+                False,
             )
         for robot in range(robots):
             owner[cells[robot]] = NOBODY

@@ -285,6 +285,7 @@ def _swap_partner(
     target: Int,
     robot: int,
     wish: int,
+    only_if_wanted: bool,
 ) -> int:
     """Name the neighbour with which `robot`, wishing to enter `wish`, must and can change places, or NOBODY."""
     here = cells[robot]
@@ -298,8 +299,8 @@ def _swap_partner(
         and _can_swap(near, goals, owner, wish, here)
     ):
         return int(ahead)
-    # A robot behind that wants to come here, and will want to come past once this one has moved on: clear its way now.
-    # (In a ring of cells one that does not want to come here would be found too, and both would turn in it for ever.)
+    # A robot behind that will want to come past once this one has moved on: clear its way now. In a ring of cells the
+    # published rule also finds one that does not want to come here, and both turn in the ring for ever.
     for action in range(ACTIONS - 1):
         beside = near[here, action]
         if beside < 0 or beside == wish:
@@ -307,7 +308,7 @@ def _swap_partner(
         other = owner[beside]
         if (
             other >= 0
-            and distances[other, here] < distances[other, beside]
+            and (not only_if_wanted or distances[other, here] < distances[other, beside])
             and _must_swap(near, goals, distances, owner, other, robot, here, wish)
             and _can_swap(near, goals, owner, wish, here)
         ):
@@ -343,6 +344,7 @@ def plan_moves(
     target: Int,
     swap: bool,
     allow_rotation: bool,
+    only_if_wanted: bool,
 ) -> bool:
     """Decide one joint move.
 
@@ -359,6 +361,7 @@ def plan_moves(
         target: (N,) next flat cell; UNDECIDED except for robots decided beforehand; written.
         swap: use the swap rule.
         allow_rotation: let rings of robots advance together.
+        only_if_wanted: clear the way for a robot behind only if it wants to come here; off as published.
 
     Returns:
         False when a robot found no cell, which can only happen if robots decided beforehand took its own.
@@ -383,7 +386,9 @@ def plan_moves(
                 opened = False
                 if swap:
                     wish = near[here, order[robot, 0]]
-                    partner[robot] = _swap_partner(near, cells, goals, distances, owner, target, robot, wish)
+                    partner[robot] = _swap_partner(
+                        near, cells, goals, distances, owner, target, robot, wish, only_if_wanted
+                    )
                     if partner[robot] != NOBODY:
                         order[robot, : counts[robot]] = order[robot, : counts[robot]][::-1].copy()
             while not placed and cursor[robot] < counts[robot]:

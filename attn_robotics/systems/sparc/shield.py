@@ -49,6 +49,7 @@ class ShieldConfig:
     """
 
     swap: bool = True  # change places in corridors (needs distances)
+    only_if_wanted: bool = True  # clear the way for a robot behind only if it wants to come; off in the published rule
     allow_rotation: bool = True  # rings of robots may advance together; off for wheels, which can't start all at once
     distance_weight: float = 8.0  # nats per step gained towards the goal
     temperature: float = 0.0  # of the drawn preference order
@@ -394,6 +395,7 @@ class Shield:
             self._next_owner,
             actions,
             turn,
+            self.config.only_if_wanted,
         )
         if culprit >= 0:
             self._explain(culprit, cells, preferences, priorities)
@@ -458,6 +460,7 @@ def decide_moves(
     next_owner: NDArray[np.int32],
     actions: NDArray[np.int8],
     turn: NDArray[np.int64],
+    only_if_wanted: bool,
 ) -> int:
     """Check a fleet and decide its joint move, compiled; arguments as in `Shield.resolve`, cells and goals flat.
 
@@ -476,6 +479,7 @@ def decide_moves(
         next_owner: (H * W,) workspace, NOBODY everywhere; given back so.
         actions: (N,) written.
         turn: (N,) robots by falling priority, or NO_TURN.
+        only_if_wanted: see `ShieldConfig`.
 
     Returns:
         -1, or the first robot whose input is not a number, or that stands in an obstacle or on another robot.
@@ -504,7 +508,21 @@ def decide_moves(
         counts = np.empty(robots, np.int8)
         rank_actions(near, cells, preferences, seed_state(seed), order, counts)
         ranks = turn if turn.shape[0] == robots else np.argsort(-priorities)
-        plan_moves(near, cells, goals, distances, ranks, order, counts, owner, next_owner, target, swap, allow_rotation)
+        plan_moves(
+            near,
+            cells,
+            goals,
+            distances,
+            ranks,
+            order,
+            counts,
+            owner,
+            next_owner,
+            target,
+            swap,
+            allow_rotation,
+            only_if_wanted,
+        )
         for robot in range(robots):
             next_owner[target[robot]] = NOBODY
             for action in range(ACTIONS):
