@@ -12,7 +12,7 @@ from attn_robotics.systems.sparc.shield import Shield, ShieldConfig
 
 
 @pytest.mark.parametrize('rotation', [False, True])
-@pytest.mark.parametrize(('height', 'robots', 'every'), [(2, 2, 3), (3, 3, 601)])
+@pytest.mark.parametrize(('height', 'robots', 'every'), [(2, 2, 3), (3, 3, 2003)])
 def test_robots_on_a_tiny_map_arrive_at_once(height, robots, every, rotation):
     grid = np.zeros((height, 3), np.bool_)
     places = list(itertools.permutations(np.ndindex(height, 3), robots))
