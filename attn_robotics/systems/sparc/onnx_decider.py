@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,37 @@ from attn_robotics.runtime.sessions import cpu_session, graph_session
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.weights_card import Weights
 
-INPUTS = ('image', 'vector', 'cells', 'key_cells', 'own_message', 'messages')
-OUTPUTS = ('log_probs', 'message')
+
+class Question(NamedTuple):
+    """What Q robots decide from, with what K robots sent.
+
+    Attributes:
+        image: (Q, C, F, F).
+        vector: (Q, V).
+        cells: (Q, 2) int64.
+        key_cells: (K, 2) int64, those of the Q robots among them.
+        own_message: (Q, width).
+        messages: (K, width).
+    """
+
+    image: NDArray[np.float32]
+    vector: NDArray[np.float32]
+    cells: NDArray[np.int64]
+    key_cells: NDArray[np.int64]
+    own_message: NDArray[np.float32]
+    messages: NDArray[np.float32]
+
+
+class Answer(NamedTuple):
+    """(Q, 5) log-probabilities, (Q, width) messages, and (H, Q, K) attention weights of every layer or none."""
+
+    log_probs: NDArray[np.float32]
+    message: NDArray[np.float32]
+    attention: list[NDArray[np.float32]]
+
+
+INPUTS = Question._fields
+OUTPUTS = Answer._fields[:2]
 
 
 def attention_names(config: SparcConfig) -> tuple[str, ...]:
@@ -52,22 +81,11 @@ class OnnxDecider:
             session = cpu_session(export_bytes(read_network(weights)), threads)
         return cls(weights.config, session)
 
-    def decide(
-        self,
-        image: NDArray[np.float32],
-        vector: NDArray[np.float32],
-        cells: NDArray[np.integer],
-        key_cells: NDArray[np.integer],
-        own_message: NDArray[np.float32],
-        messages: NDArray[np.float32],
-        *,
-        need_attention: bool,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[NDArray[np.float32]]]:
+    def decide(self, question: Question, *, need_attention: bool) -> Answer:
         """See `policy.Decider`."""
-        inputs = (image, vector, cells.astype(np.int64), key_cells.astype(np.int64), own_message, messages)
         names = self._attention_names if need_attention else ()
-        log_probs, message, *attention = self._session.run([*OUTPUTS, *names], dict(zip(INPUTS, inputs, strict=True)))
-        return log_probs, message, attention
+        log_probs, message, *attention = self._session.run([*OUTPUTS, *names], question._asdict())
+        return Answer(log_probs, message, attention)
 
     def capture(self, grid: NDArray[np.bool_], distances: NDArray[np.int16], messages: NDArray[np.float32]) -> None:
         """Nothing to capture."""

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.config import SparcConfig
 from attn_robotics.systems.sparc.distance_fields import distance_fields
-from attn_robotics.systems.sparc.onnx_decider import OnnxDecider
-from attn_robotics.systems.sparc.processor import NO_ACTION, observe
+from attn_robotics.systems.sparc.onnx_decider import Answer, OnnxDecider, Question
+from attn_robotics.systems.sparc.processor import NO_ACTION, Observation, observe
 from attn_robotics.systems.sparc.shield import Priorities
 from attn_robotics.systems.sparc.weights_card import verify_weights
 
@@ -54,31 +54,8 @@ class Decider(Protocol):
     backend: str
     device: str
 
-    def decide(
-        self,
-        image: NDArray[np.float32],
-        vector: NDArray[np.float32],
-        cells: NDArray[np.integer],
-        key_cells: NDArray[np.integer],
-        own_message: NDArray[np.float32],
-        messages: NDArray[np.float32],
-        *,
-        need_attention: bool,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[NDArray[np.float32]]]:
-        """Decide for Q robots from K messages.
-
-        Args:
-            image: (Q, C, F, F).
-            vector: (Q, V).
-            cells: (Q, 2).
-            key_cells: (K, 2), the Q robots among them.
-            own_message: (Q, width).
-            messages: (K, width).
-            need_attention: return its weights.
-
-        Returns:
-            (Q, 5) log-probabilities, (Q, width) messages, and (H, Q, K) attention weights of every layer or none.
-        """
+    def decide(self, question: Question, *, need_attention: bool) -> Answer:
+        """Run the network once; attention weights only where they are needed."""
 
     def capture(
         self, grid: NDArray[np.bool_], distances: NDArray[np.int16], messages: NDArray[np.float32]
@@ -326,11 +303,7 @@ class SparcPolicy:
         seen = observe(
             self._map, cells, self.goals, self.distances, self.priorities, self.history, self.config.field_of_view
         )
-        log_probs, messages = self._run(
-            seen.image, seen.vector, cells, cells, self.messages, self.messages, need_attention
-        )
-        self.messages = messages
-        return log_probs
+        return self._ask(seen, cells, cells, self.messages, need_attention)
 
     def step_alone(
         self,
@@ -356,11 +329,7 @@ class SparcPolicy:
             self._map, cells, self.goals, self.distances, self.priorities, self.history, self.config.field_of_view,
             (heard.cells, heard.goals),
         )  # fmt: skip
-        log_probs, messages = self._run(
-            seen.image, seen.vector, cells, heard.cells, self.messages, heard.embeddings, need_attention
-        )
-        self.messages = messages
-        row: NDArray[np.float32] = log_probs[0]
+        row: NDArray[np.float32] = self._ask(seen, cells, heard.cells, heard.embeddings, need_attention)[0]
         return row
 
     def attention(self) -> dict[str, NDArray[np.float32]]:
@@ -399,26 +368,21 @@ class SparcPolicy:
         self._cells = here
         return here
 
-    def _run(
+    def _ask(
         self,
-        image: NDArray[np.float32],
-        vector: NDArray[np.float32],
+        seen: Observation,
         cells: NDArray[np.integer],
         key_cells: NDArray[np.integer],
-        own: NDArray[np.float32],
-        heard: NDArray[np.float32],
+        messages: NDArray[np.float32],
         need_attention: bool,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        log_probs, messages, attention = self.decider.decide(
-            image, vector, cells, key_cells, own, heard, need_attention=need_attention
+    ) -> NDArray[np.float32]:
+        """Run the network, take over what it sends, and keep its attention until the next comes."""
+        question = Question(
+            seen.image, seen.vector, cells.astype(np.int64), key_cells.astype(np.int64), self.messages, messages
         )
-        self._keep(attention, cells, key_cells)
-        return log_probs, messages
-
-    def _keep(
-        self, attention: list[NDArray[np.float32]], cells: NDArray[np.integer], key_cells: NDArray[np.integer]
-    ) -> None:
-        """Keep weights (H, Q, K) of every layer, if there are any, until the next ones come."""
-        if attention:
-            self._attention = {f'communication.{layer}': weights for layer, weights in enumerate(attention)}
-            self._offset = key_cells[None].astype(np.int64) - cells[:, None]
+        answer = self.decider.decide(question, need_attention=need_attention)
+        self.messages = answer.message
+        if answer.attention:
+            self._attention = {f'communication.{layer}': weights for layer, weights in enumerate(answer.attention)}
+            self._offset = question.key_cells[None] - question.cells[:, None]
+        return answer.log_probs

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from attn_robotics.systems.sparc.captured import CapturedDecision
 from attn_robotics.systems.sparc.model import SparcNetwork
+from attn_robotics.systems.sparc.onnx_decider import Answer, Question
 from attn_robotics.systems.sparc.policy import SparcPolicy
 
 
@@ -34,28 +35,14 @@ class TorchDecider:
         self.config = network.config
         self.device = device
 
-    def decide(
-        self,
-        image: NDArray[np.float32],
-        vector: NDArray[np.float32],
-        cells: NDArray[np.integer],
-        key_cells: NDArray[np.integer],
-        own_message: NDArray[np.float32],
-        messages: NDArray[np.float32],
-        *,
-        need_attention: bool,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[NDArray[np.float32]]]:
+    def decide(self, question: Question, *, need_attention: bool) -> Answer:
         """See `policy.Decider`."""
-        places, key_places, *arrays = (
-            torch.from_numpy(array)[None].to(self.device)
-            for array in (cells.astype(np.int64), key_cells.astype(np.int64), image, vector, own_message, messages)
-        )
-        image_, vector_, own, heard = arrays
+        image, vector, cells, key_cells, own, heard = (torch.from_numpy(x)[None].to(self.device) for x in question)
         with torch.inference_mode():
-            relation = self.network.neighbour_relation(places, key_places)
-            output = self.network(image_, vector_, relation, own, heard, need_attention=need_attention)
+            relation = self.network.neighbour_relation(cells, key_cells)
+            output = self.network(image, vector, relation, own, heard, need_attention=need_attention)
         attention = [weights[0].float().cpu().numpy() for weights in output.attention]
-        return output.log_probs[0].cpu().numpy(), output.message[0].float().cpu().numpy(), attention
+        return Answer(output.log_probs[0].cpu().numpy(), output.message[0].float().cpu().numpy(), attention)
 
     def capture(
         self, grid: NDArray[np.bool_], distances: NDArray[np.int16], messages: NDArray[np.float32]
