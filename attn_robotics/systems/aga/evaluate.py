@@ -6,9 +6,7 @@ baselines: mean top-5 recall (MT5R) of the last step in kitchens seen in trainin
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +36,9 @@ from attn_robotics.systems.aga.train import (
 )
 from attn_robotics.training import checkpoint
 from attn_robotics.training.checkpoint import CheckpointError
+from attn_robotics.training.commands import run_evaluation
 from attn_robotics.training.replicas import Replicas
-from attn_robotics.training.results import Row, over_seeds, show, write_results
+from attn_robotics.training.results import Row, over_seeds
 
 PAIRS_TARGET = 80.0  # % of adjacent pairs
 
@@ -222,27 +221,7 @@ def measure_shipped(device: torch.device, pictures: Path | None) -> tuple[list[R
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--runs', type=Path, help='folder of train --out; what ships is measured when left out')
-    parser.add_argument('--json', type=Path, help='write the rows here')
-    parser.add_argument('--pictures', type=Path, help='folder for PNG files')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
-    options = parser.parse_args(arguments)
-    if options.pictures is not None:
-        options.pictures.mkdir(parents=True, exist_ok=True)
-    try:
-        if options.runs is not None:
-            rows, seeds = compare(options.runs, torch.device(options.device), options.pictures)
-        else:
-            rows, seeds = measure_shipped(torch.device(options.device), options.pictures)
-    except (CheckpointError, ValueError, OSError) as error:
-        print(f'evaluate: {error}', file=sys.stderr)
-        return 1
-    print(show(rows))
-    if options.json is not None:
-        command = 'python -m attn_robotics.systems.aga.evaluate' + (' --runs runs/aga' if options.runs else '')
-        write_results(options.json, rows, command, seeds, torch=torch.__version__, device=options.device)
-    return 0
+    return run_evaluation(__doc__, 'attn_robotics.systems.aga.evaluate', compare, measure_shipped, arguments)
 
 
 if __name__ == '__main__':

@@ -6,8 +6,6 @@ every epoch. Ctrl-C saves and leaves; `--resume` goes on.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,8 +21,8 @@ from attn_robotics.systems.aga.config import AgaConfig
 from attn_robotics.systems.aga.data import Kitchens
 from attn_robotics.systems.aga.fresh import FreshSets, Sets
 from attn_robotics.systems.aga.processor import mean_top5_recall
-from attn_robotics.training.checkpoint import CheckpointError
-from attn_robotics.training.fit import Fit, Run, fit
+from attn_robotics.training.commands import find_device, run_fits, training_parser
+from attn_robotics.training.fit import Fit, Run
 from attn_robotics.training.replicas import Replicas
 
 TRAIN_KITCHENS, TEST_KITCHENS = range(4), range(100, 108)
@@ -128,25 +126,17 @@ def _case(text: str) -> Case:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: 3 when the time was over before the end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = training_parser(__doc__, seeds=6, epochs=Recipe.epochs, out=Path('runs/aga'))
     parser.add_argument('--variant', nargs='+', choices=VARIANTS, default=['aga'], help='what to train')
-    parser.add_argument('--seeds', type=int, default=6, help='how many seeds, 0 and up (default 6)')
     parser.add_argument(
         '--cases', type=_case, nargs='+', default=[(Kitchens.shift, Kitchens.noise)],
         metavar='SHIFT:NOISE[:BACKGROUND]',
         help=f'worlds to train on, side by side (default {Kitchens.shift}:{Kitchens.noise})',
     )  # fmt: skip
-    parser.add_argument('--epochs', type=int, default=Recipe.epochs, help=f'default {Recipe.epochs}')
-    parser.add_argument('--out', type=Path, default=Path('runs/aga'), help='folder; every variant gets one below it')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
-    parser.add_argument('--seconds', type=float, default=1e9, help='save and leave after this long')
-    parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --out')
     options = parser.parse_args(arguments)
-    device = torch.device(options.device)
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        parser.error('--device cuda: torch sees no GPU here; use cpu')
-    try:
-        fits = [
+    device = find_device(parser, options.device)
+    return run_fits(
+        lambda: [
             prepare(
                 variant,
                 options.out / variant,
@@ -157,11 +147,9 @@ def main(arguments: list[str] | None = None) -> int:
                 resume=options.resume,
             )
             for variant in options.variant
-        ]
-    except CheckpointError as error:
-        print(f'train: {error}', file=sys.stderr)
-        return 1
-    return 0 if fit(fits, seconds=options.seconds) else 3
+        ],
+        options.seconds,
+    )
 
 
 if __name__ == '__main__':

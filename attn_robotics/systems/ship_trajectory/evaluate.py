@@ -7,8 +7,6 @@ in an encounter (closer than 120 m to another one within the horizon) and those 
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,9 @@ from attn_robotics.systems.ship_trajectory.processor import read_card, read_netw
 from attn_robotics.systems.ship_trajectory.train import TEST, build_replicas, predict, stack_scenes
 from attn_robotics.training import checkpoint
 from attn_robotics.training.checkpoint import CheckpointError
+from attn_robotics.training.commands import run_evaluation
 from attn_robotics.training.replicas import Replicas
-from attn_robotics.training.results import Row, over_seeds, show, write_results
+from attn_robotics.training.results import Row, over_seeds
 
 Array = NDArray[np.float64]
 EXAMINED = 300  # scenes of the plausibility report of every seed
@@ -161,17 +160,17 @@ def relations(errors: Mapping[str, Array], encounters: NDArray[np.bool_]) -> lis
     return rows
 
 
-def measure_shipped(pictures: Path | None) -> tuple[list[Row], Sequence[int]]:
+def measure_shipped(device: torch.device, pictures: Path | None) -> tuple[list[Row], Sequence[int]]:
     """Rows of the weights that ship."""
     card = read_card()
     network = read_network()
     config, traffic, seed = network.config, read_traffic(card['traffic']), int(card['seed'])
     scenes, data = stack_scenes(traffic, config, 1000, [TEST + seed], hidden_fairways=False)
     encounters = scenes[0].encounters(config.history)[None]
-    one = Replicas([network])
-    rows = error_rows('shipped', errors_of(one, data, torch.device('cpu')), encounters, config)
+    one = Replicas([read_network().to(device)])
+    rows = error_rows('shipped', errors_of(one, data, device), encounters, config)
     data[3] = torch.zeros_like(data[3])
-    unknown = errors_of(one, data, torch.device('cpu'))
+    unknown = errors_of(one, data, device)
     rows.append(Row('fde/shipped without fairway/all', float(unknown[..., -1].mean()), 'm', unknown[..., -1].size))
     report = [examine(network, traffic, EXAMINED, TEST + seed)]
     rows += plausibility_rows('shipped', report)
@@ -184,28 +183,9 @@ def measure_shipped(pictures: Path | None) -> tuple[list[Row], Sequence[int]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--runs', type=Path, help='folder of train --out; what ships is measured when left out')
-    parser.add_argument('--json', type=Path, help='write the rows here')
-    parser.add_argument('--pictures', type=Path, help='folder for PNG files')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda, for --runs')
-    options = parser.parse_args(arguments)
-    if options.pictures is not None:
-        options.pictures.mkdir(parents=True, exist_ok=True)
-    try:
-        if options.runs is not None:
-            rows, seeds = compare(options.runs, torch.device(options.device), options.pictures)
-        else:
-            rows, seeds = measure_shipped(options.pictures)
-    except (CheckpointError, ValueError, OSError) as error:
-        print(f'evaluate: {error}', file=sys.stderr)
-        return 1
-    print(show(rows))
-    if options.json is not None:
-        command = 'python -m attn_robotics.systems.ship_trajectory.evaluate'
-        command += ' --runs runs/ship_trajectory' if options.runs else ''
-        write_results(options.json, rows, command, seeds, torch=torch.__version__, device=options.device)
-    return 0
+    return run_evaluation(
+        __doc__, 'attn_robotics.systems.ship_trajectory.evaluate', compare, measure_shipped, arguments
+    )
 
 
 if __name__ == '__main__':

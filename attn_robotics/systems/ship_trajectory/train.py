@@ -6,8 +6,6 @@ leaves; `--resume` goes on.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +19,8 @@ from attn_robotics.systems.ship_trajectory.config import FUSIONS, ShipConfig
 from attn_robotics.systems.ship_trajectory.data import Scenes, Traffic, draw_scenes
 from attn_robotics.systems.ship_trajectory.model import ShipNetwork
 from attn_robotics.systems.ship_trajectory.processor import INPUTS, inputs_of_scenes
-from attn_robotics.training.checkpoint import CheckpointError
-from attn_robotics.training.fit import Fit, Run, fit
+from attn_robotics.training.commands import find_device, run_fits, training_parser
+from attn_robotics.training.fit import Fit, Run
 from attn_robotics.training.replicas import Replicas
 
 TRAINING, TEST, VALIDATION = 0, 1000, 2000  # seeds of the scenes are these plus the run's
@@ -139,20 +137,12 @@ def prepare(
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit code: 3 when the time was over before the end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = training_parser(__doc__, seeds=5, epochs=Recipe.epochs, out=Path('runs/ship_trajectory'))
     parser.add_argument('--fusion', nargs='+', choices=FUSIONS, default=['interpolated'], help='what to train')
-    parser.add_argument('--seeds', type=int, default=5, help='how many seeds, 0 and up (default 5)')
-    parser.add_argument('--epochs', type=int, default=Recipe.epochs, help=f'default {Recipe.epochs}')
-    parser.add_argument('--out', type=Path, default=Path('runs/ship_trajectory'), help='folder; one below it a fusion')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
-    parser.add_argument('--seconds', type=float, default=1e9, help='save and leave after this long')
-    parser.add_argument('--resume', action='store_true', help='go on from the checkpoint in --out')
     options = parser.parse_args(arguments)
-    device = torch.device(options.device)
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        parser.error('--device cuda: torch sees no GPU here; use cpu')
-    try:
-        fits = [
+    device = find_device(parser, options.device)
+    return run_fits(
+        lambda: [
             prepare(
                 fusion,
                 options.out / fusion,
@@ -162,11 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
                 resume=options.resume,
             )
             for fusion in options.fusion
-        ]
-    except CheckpointError as error:
-        print(f'train: {error}', file=sys.stderr)
-        return 1
-    return 0 if fit(fits, seconds=options.seconds) else 3
+        ],
+        options.seconds,
+    )
 
 
 if __name__ == '__main__':
