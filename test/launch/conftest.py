@@ -41,10 +41,10 @@ class Launched:
     def text(self):
         return '\n'.join(self.lines)
 
-    def wait_for(self, words, limit_s=LIMIT_S):
-        """The first line with these words."""
+    def wait_for(self, *words, limit_s=LIMIT_S):
+        """The first line with any of these words."""
         with self._changed:
-            found = lambda: [line for line in self.lines if words in line]  # noqa: E731
+            found = lambda: [line for line in self.lines if any(part in line for part in words)]  # noqa: E731
             self._changed.wait_for(lambda: found() or self._is_over, limit_s)
             assert found(), f'no {words!r} in:\n{self.text()}'
             return found()[0]

@@ -33,7 +33,8 @@ def test_the_others_go_on_when_a_robot_is_killed(launch, graph, small_world):
     victim = next(c for c in run.children() if any('robot_1' in part for part in read_parameters(c)))
     victim.send_signal(signal.SIGKILL)
     run.wait_for('exit code -9')
-    run.wait_for('robot_1 fell silent: an obstacle from now on')
+    # On a slow machine it may be lost while teams still form.
+    run.wait_for('robot_1 fell silent: an obstacle from now on', 'going on without robot_1')
     del statuses[:]
     others = {'robot_0', 'robot_2'}
     graph.until(lambda: {s.robot_ids[0] for s in statuses if s.tick > 2} >= others, 'the others to plan on', limit_s=60)

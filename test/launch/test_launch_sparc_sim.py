@@ -151,7 +151,7 @@ def test_ctrl_c_ends_everything_without_orphans_or_tracebacks(launch, small_worl
 )
 def test_a_bad_argument_is_named_without_a_traceback(launch, argument, words):
     run = launch(argument)
-    run.wait_for(words, 60)
+    run.wait_for(words, limit_s=60)
     assert run.end(30) == 1
     assert 'Traceback' not in run.text() and 'process started' not in run.text()
 

@@ -217,11 +217,11 @@ def test_bad_input_is_one_line_counted_and_the_robots_go_on(graph, driving, case
     say, reason, detail = BAD[case]
     ground, node = driving
     say(ground)
-    graph.until(lambda: node.dropped, 'a refusal')
+    graph.until(lambda: any(key.startswith(reason) for key in node.dropped), 'a refusal')
     graph.settle()
-    assert [key for key in node.dropped if key.startswith(reason)], node.dropped
-    (line,) = graph.warnings()
-    assert reason in line and detail in line
+    # A busy machine may add that a command rests on an old pose.
+    (line,) = [line for line in graph.warnings() if reason in line]
+    assert detail in line
     assert not graph.errors() and 'Traceback' not in graph.log()
     assert graph.state(node) == 'active'
     before = node._fleet.tick
