@@ -343,7 +343,7 @@ def test_the_graph_that_ships_decides_like_the_network() -> None:
 
 
 def test_robots_on_the_cpu_load_no_torch() -> None:
-    """It takes longer to import than all the rest of a node, and 200 MB in every robot's process."""
+    """It takes longer to import than all the rest of a node, and 150 MB in every robot's process."""
     script = (
         'import sys; from attn_robotics.systems.sparc.policy import SparcPolicy; '
         'import attn_robotics.systems.sparc.fleet, attn_robotics.systems.sparc.robot; '
