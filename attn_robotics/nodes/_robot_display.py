@@ -35,10 +35,8 @@ class RobotDisplay(AttentionDisplay):
         status.rows, status.columns = [agent.planned[0]], [agent.planned[1]]
         status.goal_rows, status.goal_columns = [agent.goal[0]], [agent.goal[1]]
         status.lag = [agent.lag]
-        status.decision_ms, (status.decision_p50_ms, status.decision_p99_ms) = (
-            agent.decision_ms,
-            agent.decisions_ms.quantiles,
-        )
+        status.decision_ms = agent.decision_ms
+        status.decision_p50_ms, status.decision_p99_ms = agent.decisions_ms.quantiles
         self._status.publish(status)
         if not agent.attention:
             return
