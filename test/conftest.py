@@ -55,6 +55,18 @@ def pytest_report_header() -> str:
     return f'ROS domain {_DOMAIN}' if HAS_ROS else 'no rclpy: tests that need ROS are left out (source setup.bash)'
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give tests on the real graph a second try, which the summary names.
+
+    Middleware may lose what is sent while two processes still find each other, and no sender is told. Nothing else is
+    ever tried twice.
+    """
+    if config.pluginmanager.hasplugin('rerunfailures'):
+        for item in items:
+            if item.get_closest_marker('ros'):
+                item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(scope='session')
 def ros_domain() -> int:
     """The ROS domain of these tests."""
@@ -72,7 +84,7 @@ def fresh_domain() -> Iterator[int]:
 class Graph:
     """Nodes of one process and what drives them: add nodes, wait for conditions, read what was logged."""
 
-    LIMIT_S = 30.0  # a condition that takes longer is not met; only failing tests wait that long
+    LIMIT_S = 60.0  # a condition that takes longer is not met; only failing tests wait that long
 
     def __init__(self, capfd: Any) -> None:
         import rclpy
@@ -141,6 +153,32 @@ class Graph:
         publisher = self._publishers[topic]
         self.until(lambda: publisher.get_subscription_count(), f'somebody who listens to {topic}')
         publisher.publish(message)
+
+    def call(self, kind: Any, service: str, request: Any = None, *, again_s: float | None = None, **fields: Any) -> Any:
+        """The answer of a service.
+
+        Args:
+            kind: of the service.
+            service: its name.
+            request: or its fields.
+            again_s: ask anew after so long [s]; for questions that change nothing, to another process: a server sends
+                no answer to a client that it has not heard of yet, though the client has heard of the server.
+        """
+        client = self.tester.create_client(kind, service)
+        self.until(client.service_is_ready, f'the service {service}')
+        request = kind.Request(**fields) if request is None else request
+        futures: list[Any] = []
+        due = 0.0
+
+        def answered() -> bool:
+            nonlocal due
+            if time.monotonic() >= due:
+                futures.append(client.call_async(request))
+                due = time.monotonic() + (again_s or float('inf'))
+            return any(future.done() for future in futures)
+
+        self.until(answered, f'an answer of {service}')
+        return next(future.result() for future in futures if future.done())
 
     def log(self) -> str:
         """Everything that was logged so far."""

@@ -37,7 +37,7 @@ def test_the_others_go_on_when_a_robot_is_killed(launch, graph, small_world):
     run.wait_for('robot_1 fell silent: an obstacle from now on', 'going on without robot_1')
     del statuses[:]
     others = {'robot_0', 'robot_2'}
-    graph.until(lambda: {s.robot_ids[0] for s in statuses if s.tick > 2} >= others, 'the others to plan on', limit_s=60)
+    graph.until(lambda: {s.robot_ids[0] for s in statuses if s.tick > 2} >= others, 'the others to plan on')
     graph.until(
         lambda: any('lost: robot_1' in s.message for a in diagnostics for s in a.status), 'diagnostics that tell'
     )

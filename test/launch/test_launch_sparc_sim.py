@@ -33,7 +33,7 @@ def test_the_rest_goes_on_when_the_planner_is_killed_and_the_exit_is_reported(la
     statuses, odometry = graph.hear(FleetStatus, 'sparc/status'), graph.hear(Odometry, 'robot_0/odom', qos.SENSOR)
     diagnostics = graph.hear(DiagnosticArray, '/diagnostics')
     run = launch(small_world, 'body:=disc', 'lifelong:=true', 'robots:=4')
-    graph.until(lambda: statuses and odometry, 'robots that drive', limit_s=60)
+    graph.until(lambda: statuses and odometry, 'robots that drive')
     run.node('sparc_fleet').send_signal(signal.SIGKILL)
     assert 'exit code -9' in run.wait_for('process has died')
     # The simulator's watchdog stops robots that nobody commands; they go on reporting where they are.
@@ -56,7 +56,7 @@ def test_robots_drive_on_when_the_mission_is_killed(launch, graph, small_world):
 
     odometry = graph.hear(Odometry, 'robot_0/odom', qos.SENSOR)
     run = launch(small_world, 'body:=disc')
-    graph.until(lambda: odometry and odometry[-1].twist.twist.linear.x > 0.3, 'robots that drive', limit_s=60)
+    graph.until(lambda: odometry and odometry[-1].twist.twist.linear.x > 0.3, 'robots that drive')
     run.node('mission').send_signal(signal.SIGKILL)
     run.wait_for('mission was lost (exit code -9); the others go on')
     del odometry[:]
@@ -72,7 +72,7 @@ def test_the_rest_stays_and_reports_when_the_simulator_is_killed(launch, graph, 
     diagnostics = graph.hear(DiagnosticArray, '/diagnostics')
     run = launch(small_world, 'body:=disc', 'lifelong:=true')
     says = lambda: {s.name: s.message for a in diagnostics for s in a.status}  # noqa: E731
-    graph.until(lambda: 'arrived' in (line := says().get('mission: node', '')) or 'goals' in line, 'a run', limit_s=60)
+    graph.until(lambda: 'arrived' in (line := says().get('mission: node', '')) or 'goals' in line, 'a run')
     run.node('embedded_simulator').send_signal(signal.SIGKILL)
     assert 'exit code -9' in run.wait_for('process has died')
     del diagnostics[:]
@@ -115,7 +115,7 @@ def test_faults_are_switched_on_by_launch_arguments(launch, graph, small_world):
 
     heard = graph.hear(TFMessage, '/tf', qos.TRANSFORMS)
     run = launch(small_world, 'body:=disc', 'stops:=0@0+900', 'drop_outs:=robot_3@0', 'odometry_noise:=0.01')
-    graph.until(lambda: len(heard) >= 40, 'transforms', limit_s=60)
+    graph.until(lambda: len(heard) >= 40, 'transforms')
     mine = [t.transform for m in heard for t in m.transforms if t.child_frame_id == 'robot_0/base_link']
     assert len(mine) == len(heard) and not [m for m in heard for t in m.transforms if 'robot_3' in t.child_frame_id]
     assert len({t.translation.x for t in mine}) > 20 and len({t.rotation.z for t in mine}) > 20

@@ -216,7 +216,7 @@ def test_hosted_nodes_keep_their_names_namespaces_and_parameters(graph, tmp_path
         assert parameter(graph, '/fleet/left/sparc', 'robots').integer_value == 3
         assert parameter(graph, '/fleet/attention_runtime', 'shm_ttl_s').double_value == 7.0
         assert 'sparc_fleet@left/sparc' in parameter(graph, '/fleet/host', 'nodes').string_array_value
-        models = call(graph, ListModels, '/fleet/attention_runtime/list_models').models
+        models = graph.call(ListModels, '/fleet/attention_runtime/list_models', again_s=3.0).models
         assert {model.name: model.state for model in models}['identity'] == 2
         process.send_signal(signal.SIGINT)
         log = process.communicate(timeout=30)[1]
@@ -225,13 +225,5 @@ def test_hosted_nodes_keep_their_names_namespaces_and_parameters(graph, tmp_path
     assert process.returncode == 0 and 'ERROR' not in log and 'Traceback' not in log, log
 
 
-def call(graph, kind, name, **fields):
-    client = graph.tester.create_client(kind, name)
-    graph.until(client.service_is_ready, name, limit_s=60)
-    future = client.call_async(kind.Request(**fields))
-    graph.until(future.done, f'an answer of {name}')
-    return future.result()
-
-
 def parameter(graph, node, name):
-    return call(graph, GetParameters, f'{node}/get_parameters', names=[name]).values[0]
+    return graph.call(GetParameters, f'{node}/get_parameters', names=[name], again_s=3.0).values[0]

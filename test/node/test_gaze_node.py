@@ -81,13 +81,9 @@ def test_clients_are_served_by_priority_and_can_take_their_wish_back(graph, head
     states = graph.hear(GazeState, 'gaze/state', qos.STATE)
     gaze()
     graph.until(lambda: head.commands, 'a command')
-    client = graph.tester.create_client(LookAt, 'gaze/look_at')
-    graph.until(client.service_is_ready, 'the service')
 
     def ask(target, *, cancel=False):
-        future = client.call_async(LookAt.Request(target=target, cancel=cancel))
-        graph.until(future.done, 'an answer')
-        return future.result()
+        return graph.call(LookAt, 'gaze/look_at', target=target, cancel=cancel)
 
     door = head.target('door', 25.0, client='guard', priority=5)
     door.timeout.sec = 60

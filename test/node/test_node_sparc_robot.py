@@ -36,7 +36,7 @@ def test_two_robots_agree_over_topics_and_drive(graph, floor, robots):
     ground, nodes = floor(ROOM), robots()
     graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
     ground.say_all()
-    graph.until(lambda: all(node._agent is not None and node._agent.step > 2 for node in nodes), 'steps', limit_s=60)
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 2 for node in nodes), 'steps')
     graph.until(lambda: (np.abs(ground.velocities) > 0).any(), 'a velocity')
     graph.until(lambda: maps and statuses, 'attention and status')
     assert {message.robot_id for message in messages} == {'robot_0', 'robot_1'}
@@ -66,7 +66,7 @@ def test_a_message_that_cannot_be_is_counted_and_the_robot_goes_on(graph, floor,
     ground, nodes = floor(ROOM), robots()
     graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
     ground.say_all()
-    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step')
     good = nodes[1]._agent.note
     bad = to_robot_message(Note(**{**vars(good), **change}), to_stamp(1.0), 'map')
     graph.say(bad, 'sparc/messages', qos.MESSAGES)
@@ -79,7 +79,7 @@ def test_a_second_process_under_the_same_id_stops_the_robot_and_is_named(graph, 
     ground, nodes = floor(ROOM), robots()
     graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
     ground.say_all()
-    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step')
     copy = to_robot_message(nodes[0]._agent.note, to_stamp(1.0), 'map', instance=7)
     graph.say(copy, 'sparc/messages', qos.MESSAGES)
     graph.until(lambda: 'another process sends as robot_0' in nodes[0].diagnose()[1], 'the reason')
@@ -136,7 +136,7 @@ def test_a_map_that_changes_in_mid_run_is_one_line_and_the_robot_goes_on(graph, 
     ground, nodes = floor(ROOM), robots()
     graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
     ground.say_all()
-    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step')
     grid = parse_grid(rows)
     graph.say(to_occupancy_grid(grid, GridFrame(*grid.shape)), 'map', qos.LATCHED)
     graph.until(lambda: all(any(key.startswith(reason) for key in node.dropped) for node in nodes), 'the refusals')
@@ -152,7 +152,7 @@ def test_a_goal_where_the_robot_can_not_go_is_one_line_and_the_old_one_stays(gra
     ground, nodes = floor(ROOM), robots()
     graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
     ground.say_all()
-    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step')
     goal = nodes[0]._agent.goal
     ground.say_goal(0, xy)
     graph.until(lambda: nodes[0].dropped['bad goal'] > 0, 'the refusal')
@@ -165,7 +165,7 @@ def test_a_robot_reported_far_from_its_way_waits_and_says_so(graph, floor, robot
     ground, nodes = floor(ROOM), robots()
     graph.until(lambda: all(graph.state(node) == 'active' for node in nodes))
     ground.say_all()
-    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step', limit_s=60)
+    graph.until(lambda: all(node._agent is not None and node._agent.step > 0 for node in nodes), 'a step')
     ground.poses[0, :2] = ground.poses[1, :2] if place is None else place
     graph.until(lambda: 'from its way' in nodes[0].diagnose()[1], 'the reason')
     graph.until(lambda: not ground.velocities[0].any(), 'a robot that stands')

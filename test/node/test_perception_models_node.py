@@ -22,14 +22,7 @@ def call(graph):
     node = graph.start(AttentionRuntime, preload=['aga', 'ship_trajectory'])
     graph.until(lambda: node.is_active, 'an active runtime')
 
-    def call(kind, name, request):
-        client = graph.tester.create_client(kind, f'attention_runtime/{name}')
-        graph.until(client.service_is_ready, name)
-        future = client.call_async(request)
-        graph.until(future.done, f'an answer of {name}')
-        return future.result()
-
-    return call
+    return lambda kind, name, request: graph.call(kind, f'attention_runtime/{name}', request)
 
 
 def test_both_are_listed_and_answer(call):

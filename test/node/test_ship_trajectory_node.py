@@ -48,14 +48,6 @@ def tracks_message(tracks, stamp_s=1000.0):
     return to_tracks(tracks, Header(stamp=to_stamp(stamp_s), frame_id='river'), axis, 60.0)
 
 
-def ask(graph, kind, name, request):
-    client = graph.tester.create_client(kind, name)
-    graph.until(client.service_is_ready, name)
-    future = client.call_async(request)
-    graph.until(future.done, f'an answer of {name}')
-    return future.result()
-
-
 def test_tracks_survive_their_message():
     player = RiverPlayer(Traffic(), 1)
     tracks, fairway = from_tracks(to_tracks(player.tracks(), Header(), player.axis, 60.0))
@@ -99,8 +91,8 @@ def test_every_vessel_gets_a_path_and_the_scene_its_attention_and_markers(graph,
 
 
 def test_the_service_predicts_and_explains_without_topics(graph, node):
-    response = ask(
-        graph, PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=tracks_message(meeting()))
+    response = graph.call(
+        PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=tracks_message(meeting()))
     )
     assert response.success, response.message
     east = response.predictions[0]
@@ -110,14 +102,14 @@ def test_the_service_predicts_and_explains_without_topics(graph, node):
     influence = np.reshape(response.influence, (2, 2))
     assert influence[0, 1] > 0 and influence[0, 0] == 0
     # Un-normalised: the same neighbour farther away matters less, while its share stays one.
-    far = ask(
-        graph, PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=tracks_message(meeting(4000.0)))
+    far = graph.call(
+        PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=tracks_message(meeting(4000.0)))
     )
     assert np.reshape(far.influence, (2, 2))[0, 1] < influence[0, 1]
 
 
 def test_the_domain_is_told_as_a_polar_table_in_metres(graph, node):
-    domain = ask(graph, GetShipDomain, 'ship_trajectory/get_ship_domain', GetShipDomain.Request())
+    domain = graph.call(GetShipDomain, 'ship_trajectory/get_ship_domain', GetShipDomain.Request())
     assert domain.success and len(domain.radii) == 64 and len(domain.bearing_edges_deg) == 9
     assert domain.bearing_edges_deg[0] == -22.5 and domain.bearing_edges_deg[-1] == 337.5
     assert min(domain.radii) >= 0.0 and 50.0 < np.mean(domain.radii) < 5000.0
@@ -133,9 +125,9 @@ def test_bad_tracks_are_left_out_by_name_and_the_others_are_predicted(graph, nod
     twice = tracks_message([tracks[0], tracks[0]])
     graph.say(twice, 'tracks', qos.STATE)
     graph.until(lambda: node.dropped['bad tracks'] == 1, 'a refusal')
-    response = ask(graph, PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=twice))
+    response = graph.call(PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=twice))
     assert not response.success and "'east' is given twice" in response.message
-    nobody = ask(graph, PredictTracks, 'ship_trajectory/predict', PredictTracks.Request())
+    nobody = graph.call(PredictTracks, 'ship_trajectory/predict', PredictTracks.Request())
     assert not nobody.success and '1 to 64 tracks' in nobody.message
     graph.say(Tracks(), 'tracks', qos.STATE)
     graph.until(lambda: not node._paths, 'no paths any more')
@@ -146,7 +138,7 @@ def test_robots_in_a_corridor_are_small_ships(graph):
     graph.until(lambda: node.is_active, 'an active node')
     robots = [Track(t.id, t.ages_s / 150.0, t.xy / 300.0) for t in meeting()]
     message = to_tracks(robots, Header(frame_id='map'), None, 0.0)
-    response = ask(graph, PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=message))
+    response = graph.call(PredictTracks, 'ship_trajectory/predict', PredictTracks.Request(tracks=message))
     assert response.success, response.message
     path = response.predictions[0].path
     assert to_seconds(path.poses[-1].header.stamp) == pytest.approx(2.0)

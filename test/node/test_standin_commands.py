@@ -178,6 +178,7 @@ def test_dumped_parameters_are_a_parameter_file(answers):
 
 
 def run_all(start, *lines):
+    """What commands say side by side, and their exit codes."""
     running = [start(*line) for line in lines]
     return [(process.communicate(timeout=LIMIT_S)[0], process.returncode) for process in running]
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 STABLE_S = 0.5
 ANNOUNCEMENT_S = 3.0  # Fast DDS participants announce themselves this often; sooner, a list might lack some
 LONGEST_S = 6.0
-ANSWER_S = 5.0
+ANSWER_S = 10.0
+AGAIN_S = 2.0  # a server sends no answer to a client that it has not heard of yet: ask again
 TICK_S = 0.05
 UNKNOWN_NAME = '_NODE_NAME_UNKNOWN_'
 
@@ -82,20 +83,33 @@ def wait_until(answer: Callable[[], T | None], limit_s: float) -> T | None:
     return found
 
 
-def await_future(node: Node, future: Future, limit_s: float, what: str) -> Any:
-    """The result of `future`.
+def await_answer(
+    node: Node, send: Callable[[], Future], what: str, limit_s: float = ANSWER_S, again_s: float = AGAIN_S
+) -> Any:
+    """The answer to a request.
+
+    Args:
+        node: to spin.
+        send: the request; must do no harm twice, unless `again_s` is endless.
+        what: is asked, for the message.
+        limit_s: longest wait for an answer [s].
+        again_s: after which the request is sent anew [s].
 
     Raises:
-        CommandError: if it does not come within `limit_s`.
+        CommandError: if no answer comes within `limit_s`.
     """
     import rclpy
 
-    deadline = time.monotonic() + limit_s
-    while not future.done():
-        if time.monotonic() > deadline:
+    start = time.monotonic()
+    sent: list[Future] = []
+    while not any(future.done() for future in sent):
+        waited = time.monotonic() - start
+        if waited > limit_s:
             raise CommandError(f'{what} did not answer within {limit_s:g} s')
+        if not sent or waited > again_s * len(sent):
+            sent.append(send())
         rclpy.spin_once(node, timeout_sec=TICK_S)
-    return future.result()
+    return next(future.result() for future in sent if future.done())
 
 
 def absolute(name: str) -> str:

@@ -10,7 +10,7 @@ from ros2cli_standin.cli import add_verbs
 from ros2cli_standin.graph import (
     ANSWER_S,
     add_spin_time,
-    await_future,
+    await_answer,
     cli_node,
     find_node,
     is_hidden,
@@ -53,8 +53,8 @@ def lifecycle_nodes(node: Node, include_hidden: bool = False) -> list[str]:
     return sorted(name for name in names if include_hidden or not is_hidden(name))
 
 
-def ask(node: Node, name: str, service: str, kind: str, limit_s: float = ANSWER_S, **fields: Any) -> Any:
-    """The answer of one of a node's lifecycle services.
+def ask(node: Node, name: str, service: str, kind: str, **fields: Any) -> Any:
+    """The answer of one of a node's lifecycle services; a transition is asked for once, and given longer.
 
     Raises:
         CommandError: if the node has no such service or does not answer.
@@ -65,7 +65,8 @@ def ask(node: Node, name: str, service: str, kind: str, limit_s: float = ANSWER_
     client = node.create_client(service_class, f'{name}/{service}')
     if not wait_until(lambda: client.service_is_ready() or None, ANSWER_S):
         raise CommandError(f"node '{name}' is no lifecycle node")
-    return await_future(node, client.call_async(service_class.Request(**fields)), limit_s, name)
+    limits = (TRANSITION_S, TRANSITION_S) if kind == 'ChangeState' else ()
+    return await_answer(node, lambda: client.call_async(service_class.Request(**fields)), name, *limits)
 
 
 def nodes(args: argparse.Namespace) -> None:
@@ -106,7 +107,7 @@ def set_(args: argparse.Namespace) -> None:
         if number is None:
             known = ', '.join(f'{label} [{each}]' for label, each in available.items())
             raise CommandError(f"'{name}' cannot take the transition '{wanted}' now; it can: {known}")
-        done = ask(node, name, 'change_state', 'ChangeState', TRANSITION_S, transition=Transition(id=number))
+        done = ask(node, name, 'change_state', 'ChangeState', transition=Transition(id=number))
         if not done.success:
             raise CommandError(f"'{name}': the transition '{wanted}' failed")
         print('Transitioning successful')

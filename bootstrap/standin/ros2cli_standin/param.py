@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ros2cli_standin import CommandError
 from ros2cli_standin.cli import add_verbs
-from ros2cli_standin.graph import ANSWER_S, add_spin_time, await_future, cli_node, find_node, full_node_names, listen
+from ros2cli_standin.graph import ANSWER_S, add_spin_time, await_answer, cli_node, find_node, full_node_names, listen
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -65,13 +65,13 @@ def client_of(node: Node, name: str) -> AsyncParameterClient:
 
 def names_of(node: Node, name: str) -> list[str]:
     """The parameters of a node, sorted."""
-    answer = await_future(node, client_of(node, name).list_parameters(), ANSWER_S, name)
-    return sorted(answer.result.names)
+    return sorted(await_answer(node, client_of(node, name).list_parameters, name).result.names)
 
 
 def values_of(node: Node, name: str, parameters: Sequence[str]) -> list[Any]:
     """The values (`rcl_interfaces/msg/ParameterValue`) of parameters of a node."""
-    return list(await_future(node, client_of(node, name).get_parameters(list(parameters)), ANSWER_S, name).values)
+    client = client_of(node, name)
+    return list(await_answer(node, lambda: client.get_parameters(list(parameters)), name).values)
 
 
 def plain(value: Any) -> Any:
@@ -126,7 +126,8 @@ def set_(args: argparse.Namespace) -> None:
         name = find_node(node, args.node_name, args.spin_time)
         message = Parameter(args.parameter_name).to_parameter_msg()
         message.value = get_parameter_value(args.value)
-        (result,) = await_future(node, client_of(node, name).set_parameters([message]), ANSWER_S, name).results
+        client = client_of(node, name)
+        (result,) = await_answer(node, lambda: client.set_parameters([message]), name).results
         if not result.successful:
             raise CommandError(
                 f"'{name}' refused {args.parameter_name}={args.value}: {result.reason or 'no reason given'}"
@@ -159,8 +160,8 @@ def describe(args: argparse.Namespace) -> None:
     """
     with cli_node() as node:
         name = find_node(node, args.node_name, args.spin_time)
-        future = client_of(node, name).describe_parameters([args.parameter_name])
-        found = await_future(node, future, ANSWER_S, name).descriptors
+        client = client_of(node, name)
+        found = await_answer(node, lambda: client.describe_parameters([args.parameter_name]), name).descriptors
         if not found or found[0].type == 0:
             raise CommandError(f"parameter '{args.parameter_name}' of '{name}' is not declared")
         print(description_text(found[0]))

@@ -7,7 +7,7 @@ import time
 
 from ros2cli_standin import CommandError
 from ros2cli_standin.cli import add_verbs
-from ros2cli_standin.graph import TICK_S, absolute, add_spin_time, await_future, cli_node, is_hidden, listen, wait_until
+from ros2cli_standin.graph import TICK_S, absolute, add_spin_time, await_answer, cli_node, is_hidden, listen, wait_until
 from ros2cli_standin.interfaces import load
 from ros2cli_standin.yaml_messages import fill, parse
 
@@ -66,18 +66,19 @@ def call(args: argparse.Namespace) -> None:
     request = service_class.Request(check_fields=True)
     values = parse(args.values)
     name = absolute(args.service_name)
+    endless = float('inf')
     with cli_node() as node:
         stamps = fill(request, values)
         client = node.create_client(service_class, name)
         if not wait_until(lambda: client.service_is_ready() or None, 1.0):
             print('waiting for service to become available...', flush=True)
-            wait_until(lambda: client.service_is_ready() or None, float('inf'))
+            wait_until(lambda: client.service_is_ready() or None, endless)
         while True:
             for stamp in stamps:
                 now = node.get_clock().now().to_msg()
                 stamp.sec, stamp.nanosec = now.sec, now.nanosec
             print(f'requester: making request: {request!r}\n', flush=True)
-            response = await_future(node, client.call_async(request), float('inf'), name)
+            response = await_answer(node, lambda: client.call_async(request), name, endless, endless)
             print(f'response:\n{response!r}\n', flush=True)
             if args.rate is None:
                 return
