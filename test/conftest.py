@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -45,6 +46,10 @@ os.environ |= {
     'OMP_NUM_THREADS': '1',
     'PYTHONUNBUFFERED': '1',
 }
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's background job: processes that the tests start would inherit it, and never hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HAS_ROS = importlib.util.find_spec('rclpy') is not None
 collect_ignore = [] if HAS_ROS else ['unit/ros', 'node', 'launch', 'end_to_end']
