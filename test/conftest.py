@@ -1,14 +1,16 @@
 """What all tests share: a ROS domain of their own on the loopback interface, and single-threaded mathematics."""
 
 import atexit
+import contextlib
 import importlib.util
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -86,12 +88,55 @@ def fresh_domain() -> Iterator[int]:
     lock.close()
 
 
+class Streams:
+    """What this process writes to its standard streams, from whatever thread, from `take` to `close`.
+
+    pytest's own capture empties its file after reading it, and with it a line that a thread writes in between.
+    """
+
+    def __init__(self) -> None:
+        self._files = contextlib.ExitStack()
+        self._file = self._files.enter_context(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+        self._text = self._files.enter_context(os.fdopen(os.dup(self._file.fileno()), 'w', buffering=1))
+        self._before = {number: os.dup(number) for number in (1, 2)}
+        self._python_before = sys.stdout, sys.stderr
+        self.take()
+
+    def take(self) -> None:
+        """Redirect the streams; pytest takes them back between setup and call."""
+        for number in self._before:
+            os.dup2(self._file.fileno(), number)
+        sys.stdout = sys.stderr = self._text
+
+    def text(self) -> str:
+        """Everything so far."""
+        size = os.fstat(self._file.fileno()).st_size
+        return os.pread(self._file.fileno(), size, 0).decode(errors='replace')  # leaves the place of the writers
+
+    def close(self) -> None:
+        """Give the streams back."""
+        if sys.stderr is self._text:
+            sys.stdout, sys.stderr = self._python_before
+        for number, before in self._before.items():
+            os.dup2(before, number)
+            os.close(before)
+        self._files.close()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Keep a graph's streams."""
+    if (graph := getattr(item, 'funcargs', {}).get('graph')) is not None:
+        graph.streams.take()
+    return (yield)
+
+
 class Graph:
     """Nodes of one process and what drives them: add nodes, wait for conditions, read what was logged."""
 
     LIMIT_S = 60.0  # a condition that takes longer is not met; only failing tests wait that long
 
-    def __init__(self, capfd: Any) -> None:
+    def __init__(self, streams: Streams) -> None:
         import rclpy
         from rclpy.executors import SingleThreadedExecutor
         from rclpy.signals import SignalHandlerOptions
@@ -106,7 +151,7 @@ class Graph:
         self.executor.add_node(self.tester)
         self._started: list[Any] = []
         self._publishers: dict[str, Any] = {}
-        self._capfd, self._log = capfd, ''
+        self.streams = streams
 
     def start(self, kind: Any, *, namespace: str = '', cli_args: list[str] | None = None, **parameters: Any) -> Any:
         """Construct a node of ours; it configures and activates itself once something spins."""
@@ -187,9 +232,7 @@ class Graph:
 
     def log(self) -> str:
         """Everything that was logged so far."""
-        captured = self._capfd.readouterr()
-        self._log += captured.out + captured.err
-        return self._log
+        return self.streams.text()
 
     def errors(self) -> list[str]:
         """Logged errors."""
@@ -212,9 +255,8 @@ class Graph:
 
 
 @pytest.fixture
-def graph(capfd: pytest.CaptureFixture[str]) -> Iterator[Graph]:
+def graph() -> Iterator[Graph]:
     """A ROS graph in this process."""
     pytest.importorskip('rclpy')
-    graph = Graph(capfd)
-    yield graph
-    graph.close()
+    with contextlib.closing(Streams()) as streams, contextlib.closing(Graph(streams)) as graph:
+        yield graph

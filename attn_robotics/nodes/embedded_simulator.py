@@ -34,7 +34,7 @@ from attn_robotics.simulation.faults import Faults, OdometryNoise, parse_outages
 CLOCK_PERIOD_S = 0.02
 ANSWER_S = 0.05  # [simulated s] after a command the robot's next one is waited for: planners here send 20 a second
 IDLE_S = 0.3  # [simulated s] after this long without a command nobody drives the robot
-WAIT_S = 1.0  # [wall s] longest wait for commands; a robot that got none is not waited for again before its next one
+WAIT_S = 1.0  # [wall s] longest wait for commands; nobody waits for a robot that got none then, or that shall stand
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class EmbeddedSimulatorNode(SimulationNode):
         self._commands: dict[int, tuple[float, float]] = {}
         self._news = threading.Condition()  # guards the commands
         self._commanded_s = np.full(world.robots, -np.inf)  # simulated times of the newest commands
-        self._given_up = np.zeros(world.robots, bool)  # whose command was waited for in vain
+        self._is_awaited = np.zeros(world.robots, bool)  # who was told to move, and not waited for in vain since
         self.open_clock()
         self._tf = self.create_publisher(TFMessage, '/tf', qos.TRANSFORMS)
         self._contacts = self.create_publisher(UInt32, '~/contacts', qos.LATCHED)
@@ -198,11 +198,11 @@ class EmbeddedSimulatorNode(SimulationNode):
         if not self.params.wait_for_commands:
             return
         silent_s = self._simulator.time - self._commanded_s
-        slow = np.flatnonzero((silent_s > ANSWER_S) & (silent_s < IDLE_S) & ~self._given_up).tolist()
+        slow = np.flatnonzero((silent_s > ANSWER_S) & (silent_s < IDLE_S) & self._is_awaited).tolist()
         if slow:
             with self._news:
                 self._news.wait_for(lambda: self._commands.keys() >= {*slow} or not self.is_running, WAIT_S)
-                self._given_up[[robot for robot in slow if robot not in self._commands]] = True
+                self._is_awaited[[robot for robot in slow if robot not in self._commands]] = False
 
     def _apply_commands(self) -> None:
         simulator = self._simulator
@@ -210,9 +210,9 @@ class EmbeddedSimulatorNode(SimulationNode):
             commands, self._commands = self._commands, {}
         if commands:
             robots = [*commands]
-            self._commanded_s[robots], self._given_up[robots] = simulator.time, False
-            linear, angular = np.array([*commands.values()]).T
-            simulator.command(linear, angular, robots)
+            velocities = np.array([*commands.values()])
+            self._commanded_s[robots], self._is_awaited[robots] = simulator.time, velocities.any(axis=1)
+            simulator.command(*velocities.T, robots)
 
     def _publish_poses(self) -> None:
         """Send odometry relative to each robot's start, as wheels count it, and the same as transforms."""

@@ -125,10 +125,19 @@ def test_time_waits_for_each_driver_that_is_late_and_once_for_one_that_is_gone(g
     assert simulator.time <= latest_s  # the other one is still late
     monkeypatch.setattr(embedded_simulator, 'WAIT_S', 0.0)
     graph.say(to_twist(0.5, 0.0), 'robot_1/cmd_vel', qos.COMMAND)
-    graph.until(lambda: running._given_up.all(), 'time to go on without either')
+    graph.until(lambda: not running._is_awaited.any(), 'time to go on without either')
     graph.say(to_twist(0.5, 0.0), 'robot_1/cmd_vel', qos.COMMAND)
     before_s = running._commanded_s[1]
     graph.until(lambda: running._commanded_s[1] > before_s, 'the robot to be driven again')
+
+
+def test_time_does_not_wait_for_a_robot_that_shall_stand(graph, running, monkeypatch):
+    """Drivers here do not repeat that a robot shall stand."""
+    monkeypatch.setattr(embedded_simulator, 'WAIT_S', 60.0)
+    graph.say(to_twist(0.5, 0.0), 'robot_0/cmd_vel', qos.COMMAND)
+    graph.until(lambda: running._commanded_s[0] >= 0, 'the command to take hold')
+    graph.say(to_twist(0.0, 0.0), 'robot_0/cmd_vel', qos.COMMAND)
+    graph.until(lambda: running._simulator.time > running._commanded_s[0] + 0.5, 'time to go on')
 
 
 def test_time_does_not_wait_where_a_person_drives(graph, simulator, monkeypatch):
