@@ -23,7 +23,7 @@ TARGETS: dict[str, float] = {
     'success_rate/shipped/128x40/0.30': 0.97,
     'mean_steps/shipped/128x40/0.30': 95.0,
     'success_rate/shipped/256x40/0.30': 0.9,
-    'success_rate/shipped/1024x113/0.30': 0.97,
+    'success_rate_solvable/shipped/1024x113/0.30': 0.97,
     'latency_p50/decision_cuda/128x40/0.30': 0.7,
     'latency_p99/decision_cuda/128x40/0.30': 1.5,
     'latency_p50/decision_cuda/1024x113/0.30': 2.5,
