@@ -212,7 +212,8 @@ class EmbeddedSimulatorNode(SimulationNode):
             robots = [*commands]
             velocities = np.array([*commands.values()])
             self._commanded_s[robots], self._is_awaited[robots] = simulator.time, velocities.any(axis=1)
-            simulator.command(*velocities.T, robots)
+            linear, angular = velocities.T
+            simulator.command(linear, angular, robots)
 
     def _publish_poses(self) -> None:
         """Send odometry relative to each robot's start, as wheels count it, and the same as transforms."""
