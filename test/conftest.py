@@ -151,6 +151,7 @@ class Graph:
         self.executor.add_node(self.tester)
         self._started: list[Any] = []
         self._publishers: dict[str, Any] = {}
+        self._clients: dict[str, Any] = {}
         self.streams = streams
 
     def start(self, kind: Any, *, namespace: str = '', cli_args: list[str] | None = None, **parameters: Any) -> Any:
@@ -204,7 +205,9 @@ class Graph:
         self.until(lambda: publisher.get_subscription_count(), f'somebody who listens to {topic}')
         publisher.publish(message)
 
-    def call(self, kind: Any, service: str, request: Any = None, *, again_s: float | None = None, **fields: Any) -> Any:
+    def call(
+        self, kind: Any, service: str, request: Any = None, *, again_s: float = float('inf'), **fields: Any
+    ) -> Any:
         """The answer of a service.
 
         Args:
@@ -214,7 +217,9 @@ class Graph:
             again_s: ask anew after so long [s]; for questions that change nothing, to another process: a server sends
                 no answer to a client that it has not heard of yet, though the client has heard of the server.
         """
-        client = self.tester.create_client(kind, service)
+        if service not in self._clients:
+            self._clients[service] = self.tester.create_client(kind, service)
+        client = self._clients[service]
         self.until(client.service_is_ready, f'the service {service}')
         request = kind.Request(**fields) if request is None else request
         futures: list[Any] = []
@@ -224,7 +229,7 @@ class Graph:
             nonlocal due
             if time.monotonic() >= due:
                 futures.append(client.call_async(request))
-                due = time.monotonic() + (again_s or float('inf'))
+                due = time.monotonic() + again_s
             return any(future.done() for future in futures)
 
         self.until(answered, f'an answer of {service}')

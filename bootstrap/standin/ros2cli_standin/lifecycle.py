@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ros2cli_standin import CommandError
 from ros2cli_standin.cli import add_verbs
 from ros2cli_standin.graph import (
+    AGAIN_S,
     ANSWER_S,
     add_spin_time,
     await_answer,
@@ -53,8 +54,17 @@ def lifecycle_nodes(node: Node, include_hidden: bool = False) -> list[str]:
     return sorted(name for name in names if include_hidden or not is_hidden(name))
 
 
-def ask(node: Node, name: str, service: str, kind: str, **fields: Any) -> Any:
-    """The answer of one of a node's lifecycle services; a transition is asked for once, and given longer.
+def ask(
+    node: Node,
+    name: str,
+    service: str,
+    kind: str,
+    *,
+    limit_s: float = ANSWER_S,
+    again_s: float = AGAIN_S,
+    **fields: Any,
+) -> Any:
+    """The answer of one of a node's lifecycle services; limits as in `await_answer`.
 
     Raises:
         CommandError: if the node has no such service or does not answer.
@@ -65,8 +75,7 @@ def ask(node: Node, name: str, service: str, kind: str, **fields: Any) -> Any:
     client = node.create_client(service_class, f'{name}/{service}')
     if not wait_until(lambda: client.service_is_ready() or None, ANSWER_S):
         raise CommandError(f"node '{name}' is no lifecycle node")
-    limits = (TRANSITION_S, TRANSITION_S) if kind == 'ChangeState' else ()
-    return await_answer(node, lambda: client.call_async(service_class.Request(**fields)), name, *limits)
+    return await_answer(node, lambda: client.call_async(service_class.Request(**fields)), name, limit_s, again_s)
 
 
 def nodes(args: argparse.Namespace) -> None:
@@ -107,7 +116,8 @@ def set_(args: argparse.Namespace) -> None:
         if number is None:
             known = ', '.join(f'{label} [{each}]' for label, each in available.items())
             raise CommandError(f"'{name}' cannot take the transition '{wanted}' now; it can: {known}")
-        done = ask(node, name, 'change_state', 'ChangeState', transition=Transition(id=number))
+        once = {'limit_s': TRANSITION_S, 'again_s': float('inf')}  # a transition does not bear asking twice
+        done = ask(node, name, 'change_state', 'ChangeState', **once, transition=Transition(id=number))
         if not done.success:
             raise CommandError(f"'{name}': the transition '{wanted}' failed")
         print('Transitioning successful')
