@@ -37,16 +37,23 @@ class Group:
             for tensor in network.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over the processes, in one message."""
-        if self.size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.size
-        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+    def share_gradients(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Give parameters zero gradients that lie side by side in one tensor, so that one message averages all.
+
+        They must be kept: backward passes add to them, and zeroing means zeroing the tensor that is returned.
+        """
+        listed = list(parameters)
+        sizes = [parameter.numel() for parameter in listed]
+        flat = torch.zeros(sum(sizes), dtype=listed[0].dtype, device=listed[0].device)
+        for parameter, gradient in zip(listed, flat.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return flat
+
+    def average(self, tensor: Tensor) -> None:
+        """Replace a tensor by its mean over the processes."""
+        if self.size > 1:
+            torch.distributed.all_reduce(tensor)
+            tensor /= self.size
 
     def from_first(self, value: float) -> float:
         """The first process's value, so that all of them change rates and leave together."""

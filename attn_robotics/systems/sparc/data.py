@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from attn_robotics.systems.sparc.actions import MOVES, STAY
 from attn_robotics.systems.sparc.distance_fields import fill_fields
 from attn_robotics.systems.sparc.fleet_rules import EXPERT, Fleets, label_fleets, renew_fleets, step_fleets
+from attn_robotics.systems.sparc.maps import draw_map
 from attn_robotics.systems.sparc.pibt import ACTIONS, seed_state
 
 
@@ -29,12 +30,14 @@ class TeamMix:
         rows: rows of slots given to this size.
         sides: least and largest side of the map.
         densities: least and largest share of obstacles.
+        family: a family of structured maps (`maps.FAMILIES`) up to the largest side, in place of random obstacles.
     """
 
     robots: int
     rows: int
     sides: tuple[int, int]
-    densities: tuple[float, float]
+    densities: tuple[float, float] = (0.0, 0.0)
+    family: str = ''
 
 
 class FleetWorlds:
@@ -120,13 +123,25 @@ class FleetWorlds:
         """Draw new problems for the listed fleets."""
         side = np.zeros(len(self.state.size), np.int64)
         density = np.zeros(len(self.state.size))
+        scattered = []
         for fleet in fleets:
             team = self.mix[self._team[fleet]]
+            if team.family:
+                self._renew_structured(int(fleet), team)
+                continue
             side[fleet] = self.rng.integers(team.sides[0], team.sides[1] + 1)
             density[fleet] = self.rng.uniform(*team.densities)
-        threads = len(self._shares)
-        shares = [fleets[thread::threads].copy() for thread in range(min(threads, len(fleets)))]
-        self._share(renew_fleets, shares, self.canvas, side, density)
+            scattered.append(fleet)
+        if scattered:
+            threads = min(len(self._shares), len(scattered))
+            shares = [np.array(scattered[thread::threads], np.int64) for thread in range(threads)]
+            self._share(renew_fleets, shares, self.canvas, side, density)
+
+    def _renew_structured(self, fleet: int, team: TeamMix) -> None:
+        grid = draw_map(team.family, self.rng, side=team.sides[1], cells=3 * team.robots)
+        free = np.argwhere(~grid)
+        starts, goals = (self.rng.permutation(free)[: team.robots] for _ in range(2))
+        self.load(fleet, grid, starts, goals)
 
     def label(self) -> NDArray[np.int64]:
         """Ask the expert about the current state: (A,) actions."""

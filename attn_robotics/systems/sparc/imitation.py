@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
@@ -24,14 +24,17 @@ from attn_robotics.training.graphs import Replayed
 # How often a new episode is driven by each rule once the policy drives (DAgger).
 DRIVERS = {EXPERT: 0.1, SHIELD: 0.35, ONE_WINNER: 0.45, SHIELD_SWAP: 0.1}
 EPISODE_STEPS = 256
+# Part of the rows that teams of 32 robots on structured maps have; few rows have none.
+STRUCTURED = {'lanes': 0.03, 'corridor': 0.02, 'warehouse': 0.03}
 STUCK_STEPS = 24  # a fleet that nobody moved in for so long is renewed: its state has been labelled often enough
 
 
 def team_mix(rows: int) -> tuple[TeamMix, ...]:
-    """The training distribution in `rows` rows of 128 slots: half of the robots in teams of 128."""
-    shares = {64: 0.2, 32: 0.12, 16: 0.09, 8: 0.09}
+    """The training distribution in `rows` rows of 128 slots: about half of the robots in teams of 128."""
+    shares = {64: 0.17, 32: 0.1, 16: 0.08, 8: 0.08}
     counts = {robots: max(1, round(rows * share)) for robots, share in shares.items()}
-    dense = max(1, rows - sum(counts.values()))
+    structured = {family: round(rows * share) for family, share in STRUCTURED.items()}
+    dense = max(1, rows - sum(counts.values()) - sum(structured.values()))
     hard = max(1, dense * 2 // 3)
     crowded = hard // 3
     mix = [TeamMix(128, hard - crowded, (36, 40), (0.24, 0.34))]
@@ -41,6 +44,7 @@ def team_mix(rows: int) -> tuple[TeamMix, ...]:
         mix.append(TeamMix(128, dense - hard, (26, 40), (0.0, 0.3)))
     sides = {64: (20, 40), 32: (14, 40), 16: (10, 40), 8: (8, 40)}
     mix += [TeamMix(robots, count, sides[robots], (0.0, 0.35)) for robots, count in counts.items()]
+    mix += [TeamMix(32, count, (15, 40), family=family) for family, count in structured.items() if count]
     return tuple(mix)
 
 
@@ -107,9 +111,9 @@ class Trainer:
         # Everything of one training happens on one stream, so that several trainings can share a GPU.
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._pool = ThreadPoolExecutor(lanes)
-        # Gradients that travel between processes are left to be launched one by one.
-        self.plain_calls = 3 if group is None or group.size == 1 else -1
-        self._learn = Replayed(self._learn_once, device, plain_calls=self.plain_calls)
+        self._shared = group.share_gradients(self.network.parameters()) if group and group.size > 1 else None
+        self._apply = Replayed(self._apply_once, device)
+        self._learn = self.learner(self._backward)
         self._figures = torch.zeros(3, device=device)
         for lane in self.lanes:
             # Episodes in different phases from the first update on.
@@ -128,15 +132,49 @@ class Trainer:
         with self.on_stream():
             window.play()
 
-    def _learn_once(self) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
+    def learner(self, backward: Callable[[], None]) -> Callable[[], None]:
+        """One optimiser step on the gradients of `backward`, whose tensors stay where they are.
+
+        A captured graph; with several processes two of them, round the exchange of gradients.
+        """
+
+        def whole() -> None:
+            self.optimiser.zero_grad(set_to_none=True)
+            backward()
+            self._apply_once()
+
+        if self._shared is None:
+            return Replayed(whole, self.device)
+        shared, group = self._shared, self.group
+        assert group is not None
+
+        def begin() -> None:
+            shared.zero_()
+            backward()
+
+        first = Replayed(begin, self.device)
+
+        def parts() -> None:
+            first()
+            group.average(shared)
+            self._apply()
+
+        return parts
+
+    def _backward(self) -> None:
         # One block of mixed precision: weights are cast once a window, not once a step.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == 'cuda'):
             figures = torch.stack([torch.stack(window.replay()) for window in self.windows]).mean(0)
         (figures[0] + figures[2]).backward()
-        self.tame_gradients()
-        self.optimiser.step()
         self._figures.copy_(figures.detach())
+
+    def _apply_once(self) -> None:
+        """Clip gradients, those of the values apart, which can be much larger, and step."""
+        values = list(self.network.value.parameters())
+        others = [p for name, p in self.network.named_parameters() if not name.startswith('value.')]
+        for parameters in (values, others):
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimiser.step()
 
     def renew(self, lane: Lane, solved: NDArray[np.bool_] | None = None) -> None:
         """Book the fleets whose episodes are over, and give them new problems; solved: (F,), read off when None."""
@@ -198,15 +236,6 @@ class Trainer:
                 group['lr'].fill_(rate)
             else:
                 group['lr'] = rate
-
-    def tame_gradients(self) -> None:
-        """Average gradients over the processes and clip them: those of the values apart, which can be much larger."""
-        if self.group:
-            self.group.average_gradients(self.network.parameters())
-        values = list(self.network.value.parameters())
-        others = [p for name, p in self.network.named_parameters() if not name.startswith('value.')]
-        for parameters in (values, others):
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
 
     def keep(self) -> dict[str, Tensor]:
         """Worlds under way, so that a resumed training goes on exactly from here."""

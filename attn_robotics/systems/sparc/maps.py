@@ -64,4 +64,36 @@ def lanes(*, count: int = 8, length: int = 30, ends: int = 5) -> NDArray[np.bool
     return grid
 
 
+def draw_map(family: str, rng: np.random.Generator, *, side: int, cells: int) -> NDArray[np.bool_]:
+    """Draw a map of one family with other measures than the defaults, turned at random.
+
+    Args:
+        family: a name in `FAMILIES`.
+        rng: decides.
+        side: longest side allowed.
+        cells: free cells that it must have.
+
+    Returns:
+        (H, W) True where a wall stands; its free cells are connected.
+
+    Raises:
+        ValueError: no such map was found.
+    """
+    for _ in range(1000):
+        if family == 'warehouse':
+            blocks = int(rng.integers(2, 7)), int(rng.integers(1, 4))
+            grid = warehouse(blocks=blocks, shelf=(2, int(rng.integers(3, 11))), margin=int(rng.integers(1, 5)))
+        elif family == 'corridor':
+            rooms, room, length = (int(rng.integers(*span)) for span in ((2, 7), (4, 8), (2, 6)))
+            grid = corridor(rooms=rooms, room=room, length=length)
+        elif family == 'lanes':
+            count, length, ends = (int(rng.integers(*span)) for span in ((3, 11), (5, 31), (3, 7)))
+            grid = lanes(count=count, length=length, ends=ends)
+        else:
+            raise ValueError(f'no map family {family!r}; there are {", ".join(FAMILIES)}')
+        if max(grid.shape) <= side and np.count_nonzero(~grid) >= cells:
+            return np.rot90(grid, rng.integers(4)).copy()
+    raise ValueError(f'{family}: no map of side up to {side} with {cells} free cells; allow a longer side')
+
+
 FAMILIES: dict[str, Callable[[], NDArray[np.bool_]]] = {'warehouse': warehouse, 'corridor': corridor, 'lanes': lanes}

@@ -179,7 +179,7 @@ class _Player:
         )
         self.figures = torch.zeros(2, device=lane.device)
         self.decide = Replayed(self._decide, lane.device)
-        self.learn = Replayed(self._learn, lane.device, plain_calls=trainer.plain_calls)
+        self.learn = trainer.learner(self._backward)
 
     @torch.no_grad()
     def _decide(self) -> None:
@@ -190,14 +190,10 @@ class _Player:
         self.value.copy_(output.values[..., 0].flatten())
         self.message.copy_(output.message)
 
-    def _learn(self) -> None:
-        trainer = self.learner.trainer
-        trainer.optimiser.zero_grad(set_to_none=True)
+    def _backward(self) -> None:
         with torch.autocast(self.lane.device.type, torch.bfloat16, enabled=self.lane.device.type == 'cuda'):
             loss, _, agreement = self.learner.loss(self.lane, self.batch)
         loss.backward()
-        trainer.tame_gradients()
-        trainer.optimiser.step()
         self.figures.copy_(torch.stack([loss.detach(), agreement]))
 
 

@@ -26,6 +26,7 @@ from attn_robotics.systems.sparc.expert import rollout_many
 from attn_robotics.systems.sparc.fleet_rules import EXPERT, ONE_WINNER, SHIELD, SHIELD_SWAP
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.imitation import Trainer, team_mix
+from attn_robotics.systems.sparc.maps import FAMILIES
 from attn_robotics.systems.sparc.model import SparcNetwork
 from attn_robotics.systems.sparc.reinforce import (
     PpoConfig,
@@ -170,6 +171,27 @@ def test_about_half_of_the_training_robots_are_in_dense_teams() -> None:
     assert sum(team.rows for team in mix if team.robots == 128) >= 30
 
 
+@pytest.mark.parametrize('family', sorted(FAMILIES))
+def test_structured_training_maps_are_connected_and_come_with_a_problem(family: str) -> None:
+    worlds = FleetWorlds([TeamMix(8, 2, (12, 24), family=family)], seed=1, canvas=24, row_slots=8)
+    grids = worlds.walls(np.arange(2))
+    assert not np.array_equal(*grids)
+    assert (worlds.state.fields[np.arange(16), worlds.state.cells] >= 0).all()
+    for grid in grids:
+        assert (distance_fields(grid, np.argwhere(~grid)[:1])[0][~grid] >= 0).all()
+    worlds.renew(np.array([0]))
+    again = worlds.walls(np.arange(2))
+    assert not np.array_equal(grids[0], again[0]) and np.array_equal(grids[1], again[1])
+    worlds.close()
+
+
+def test_a_map_family_that_does_not_fit_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match='lanes: no map of side up to 9 with 24 free cells'):
+        FleetWorlds([TeamMix(8, 1, (5, 9), family='lanes')], seed=0, canvas=9, row_slots=8)
+    with pytest.raises(ValueError, match='no map family'):
+        FleetWorlds([TeamMix(8, 1, (5, 9), family='harbour')], seed=0, canvas=9, row_slots=8)
+
+
 def trainer(seed: int = 0) -> Trainer:
     return Trainer(TINY, rows=2, window=2, seed=seed, device=torch.device('cpu'), threads=1, peak_rate=1e-3)
 
@@ -261,9 +283,11 @@ def average_in_a_process(rank: int, meeting: str) -> list[float]:
     group = Group.__new__(Group)
     group.rank, group.size, group.device = rank, 2, torch.device('cpu')
     parameter = torch.nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.full((2,), float(rank))
-    unused = torch.nn.Parameter(torch.zeros(1))
-    group.average_gradients([parameter, unused])
+    unused = torch.nn.Parameter(torch.zeros(1, 1))
+    shared = group.share_gradients([unused, parameter])
+    (parameter * rank).sum().backward()
+    group.average(shared)
+    assert not unused.grad.any()
     first = group.from_first(7.0 + rank)
     group.close()
     return [*parameter.grad.tolist(), first]
