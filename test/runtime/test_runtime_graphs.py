@@ -97,13 +97,13 @@ def entry_with_state(**changes: Any) -> ModelEntry:
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    def replay_on(stream: object, graph: FakeGraph, done: object) -> float:
-        graph.replay()
+    def launch_on(stream: object, launch: Callable[[], None], done: object) -> float:
+        launch()
         return time.perf_counter()
 
     monkeypatch.setattr(graphs, 'torch', FakeTorch())
     monkeypatch.setattr(graphs, 'capture', lambda body, stream, pools: FakeGraph(body))
-    monkeypatch.setattr(graphs, 'replay_on', replay_on)
+    monkeypatch.setattr(graphs, 'launch_on', launch_on)
     monkeypatch.setattr(graphs, 'pool_bytes', lambda pools: 1000)
     monkeypatch.setattr(graphs, 'measure', lambda graph, stream: 1e-3)
     graphs.shared_stream.cache_clear()
