@@ -34,7 +34,6 @@ class CostModel:
     def __init__(self) -> None:
         # By bucket: mean, deviation, and the least mean so far, which is the cost on an undisturbed machine [s].
         self._groups: OrderedDict[Group, dict[int, tuple[float, float, float]]] = OrderedDict()
-        self._known: dict[tuple[Group, int], float] = {}  # by group and rows, since the last observation
 
     def observe(self, group: Group, rows: int, seconds: float) -> None:
         """Learn from one launch."""
@@ -55,24 +54,19 @@ class CostModel:
             if other != bucket:
                 its_mean += self.DRIFT * (its_least * mean / least - its_mean)
                 buckets[other] = (its_mean, (1 - self.DRIFT) * its_deviation, its_least)
-        self._known = {}
 
     def estimate(self, group: Group, rows: int) -> float:
         """Upper estimate for one launch [s]; 0 for a group never measured.
 
         Between measured row counts the larger one's cost is taken; beyond the largest, cost grows with the rows.
         """
-        known = self._known  # of one moment, whatever another thread observes meanwhile
-        found = known.get((group, rows))
-        if found is None:
-            found = known[group, rows] = self._estimate(group, rows)
-        return found
-
-    def _estimate(self, group: Group, rows: int) -> float:
+        bucket = _bucket(rows)
         buckets = self._groups.get(group)
         if not buckets:
             return 0.0
-        bucket = _bucket(rows)
+        if measured := buckets.get(bucket):
+            mean, deviation, _ = measured
+            return mean + 2 * deviation
         sizes = list(buckets)  # at once: another thread may be learning
         larger = [size for size in sizes if size >= bucket]
         nearest = min(larger) if larger else max(sizes)
@@ -274,9 +268,14 @@ class Scheduler:
     def _form(self, head: Request, now: float) -> list[Request]:
         """Gather company for a head, as long as it makes nobody late, and those late anyway by little."""
         queue, batch, rows = head.queue, [head], head.rows
+        pending = self._pending[queue]
+        if len(self._rows[queue]) == 1 and (total := self._rows[queue][head.group]) <= queue.max_rows:
+            end = now + queue.cost.estimate(head.group, total)
+            if all([end <= request.deadline for request in pending]):  # mostly: all that wait, in time
+                return pending.copy()
         end = now + queue.cost.estimate(head.group, rows)
         limit = _latest_end(head, end)
-        for request in self._pending[queue]:
+        for request in pending:
             if request is head or request.group != head.group or rows + request.rows > queue.max_rows:
                 continue
             end = now + queue.cost.estimate(head.group, rows + request.rows)
