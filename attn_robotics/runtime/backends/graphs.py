@@ -291,15 +291,16 @@ class _Graph:
         is_all = True
         for name, host in self._host_inputs.items():
             values = [request.inputs[name] for request in requests]
-            if not all([isinstance(value, np.ndarray) for value in values]):
-                is_all = False
-                for value, (_, first, last) in zip(values, spans(requests), strict=True):
-                    if isinstance(value, np.ndarray):
-                        self.part(host, first, last)[...] = value
-            elif self._batched:
+            if len(values) > 1 and all([isinstance(value, np.ndarray) for value in values]):
                 np.concatenate(values, out=host[:rows])
-            else:
-                host[...] = values[0]
+                continue
+            first = 0
+            for request, value in zip(requests, values, strict=True):
+                if isinstance(value, np.ndarray):
+                    self.part(host, first, first + request.rows)[...] = value
+                else:
+                    is_all = False
+                first += request.rows
         return is_all and not any([request.on_device for request in requests])
 
     def answers(self, rows: int, *, own: bool) -> dict[str, Tensor]:
@@ -319,9 +320,12 @@ class _Graph:
         """Launch `whole`, and behind it the copies of large answers."""
         assert self.whole is not None
         self.whole.replay()
-        for name, answer in answers.items():
-            found = self._whole_outputs[name]
-            answer.copy_(found[: len(answer)] if self._batched else found, non_blocking=True)
+        if not answers:
+            return
+        with torch.inference_mode():  # as the buffers were made
+            for name, answer in answers.items():
+                found = self._whole_outputs[name]
+                answer.copy_(found[: len(answer)] if self._batched else found, non_blocking=True)
 
     def fetch(self, rows: int) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """Copy answers out of pinned memory, which the next batch will overwrite."""
