@@ -34,7 +34,6 @@ class CostModel:
     def __init__(self) -> None:
         # By bucket: mean, deviation, and the least mean so far, which is the cost on an undisturbed machine [s].
         self._groups: OrderedDict[Group, dict[int, tuple[float, float, float]]] = OrderedDict()
-        self._known: dict[tuple[Group, int], float] = {}  # estimates since the last observation
 
     def observe(self, group: Group, rows: int, seconds: float) -> None:
         """Learn from one launch."""
@@ -55,7 +54,6 @@ class CostModel:
             if other != bucket:
                 its_mean += self.DRIFT * (its_least * mean / least - its_mean)
                 buckets[other] = (its_mean, (1 - self.DRIFT) * its_deviation, its_least)
-        self._known = {}
 
     def estimate(self, group: Group, rows: int) -> float:
         """Upper estimate for one launch [s]; 0 for a group never measured.
@@ -63,16 +61,12 @@ class CostModel:
         Between measured row counts the larger one's cost is taken; beyond the largest, cost grows with the rows.
         """
         bucket = _bucket(rows)
-        known = self._known  # of one moment, whatever another thread observes meanwhile
-        found = known.get((group, bucket))
-        if found is None:
-            found = known[group, bucket] = self._estimate(group, bucket)
-        return found
-
-    def _estimate(self, group: Group, bucket: int) -> float:
         buckets = self._groups.get(group)
         if not buckets:
             return 0.0
+        if measured := buckets.get(bucket):
+            mean, deviation, _ = measured
+            return mean + 2 * deviation
         sizes = list(buckets)  # at once: another thread may be learning
         larger = [size for size in sizes if size >= bucket]
         nearest = min(larger) if larger else max(sizes)
@@ -81,6 +75,8 @@ class CostModel:
 
     def total(self, group: Group, rows: int, max_rows: int) -> float:
         """Upper estimate for `rows` rows in launches of at most `max_rows` [s]."""
+        if rows <= max_rows:
+            return self.estimate(group, rows)
         full, rest = divmod(rows, max_rows)
         return full * self.estimate(group, max_rows) + (self.estimate(group, rest) if rest else 0.0)
 
@@ -131,7 +127,7 @@ class Scheduler:
         self.workers = workers
         self._pending: dict[ModelQueue, list[Request]] = {}
         self._rows: dict[ModelQueue, dict[Group, int]] = {}  # sums of the above, so that refusing costs little
-        self._running: dict[int, tuple[float, Sequence[Request]]] = {}  # starts and batches
+        self._running: dict[int, float] = {}  # when batches are expected to end, by ticket
         self._tickets = 0
 
     def is_idle(self) -> bool:
@@ -169,7 +165,10 @@ class Scheduler:
             left = left or [(pending[-1], 'displaced')]
             self._remove(queue, [waiting for waiting, _ in left])
         pending = self._pending.setdefault(queue, [])
-        insort(pending, request, key=_ORDER)
+        if not pending or pending[-1].order < request.order:  # mostly: equal deadlines go by arrival
+            pending.append(request)
+        else:
+            insort(pending, request, key=_ORDER)
         rows = self._rows.setdefault(queue, {})
         rows[request.group] = rows.get(request.group, 0) + request.rows
         return left
@@ -208,7 +207,9 @@ class Scheduler:
     def started(self, batch: Sequence[Request], now: float) -> int:
         """Note that a batch runs; returns the ticket for `finished`."""
         self._tickets += 1
-        self._running[self._tickets] = (now, batch)
+        head = batch[0]
+        rows = head.rows if len(batch) == 1 else sum([request.rows for request in batch])
+        self._running[self._tickets] = now + head.queue.cost.estimate(head.group, rows)
         return self._tickets
 
     def finished(self, ticket: int) -> None:
@@ -218,27 +219,31 @@ class Scheduler:
     def _delay(self, request: Request, now: float) -> float:
         """Upper estimate of the time until this request is answered: running, ahead of it, and its own batch [s]."""
         work = 0.0
-        for start, batch in self._running.values():
-            cost = batch[0].queue.cost.estimate(batch[0].group, sum(running.rows for running in batch))
-            work += max(0.0, start + cost - now)
+        for end in self._running.values():
+            if end > now:
+                work += end - now
+        own = request.rows
         for queue, pending in self._pending.items():
             if pending[-1].order < request.order:
-                rows = dict(self._rows[queue])
+                rows = self._rows[queue]
             else:
                 rows = {}
                 for ahead in pending[: bisect_left(pending, request.order, key=_ORDER)]:
                     rows[ahead.group] = rows.get(ahead.group, 0) + ahead.rows
-            if queue is request.queue:
-                rows[request.group] = rows.get(request.group, 0) + request.rows
             for group, count in rows.items():
+                if own and queue is request.queue and group == request.group:
+                    count, own = count + own, 0  # it shares their launches
                 work += queue.cost.total(group, count, queue.max_rows)
-        if request.queue not in self._pending:
-            work += request.queue.cost.total(request.group, request.rows, request.queue.max_rows)
+        if own:
+            work += request.queue.cost.total(request.group, own, request.queue.max_rows)
         return work / self.workers
 
     def _remove(self, queue: ModelQueue, requests: Sequence[Request]) -> None:
         """Take waiting requests out of their queue."""
         if not requests:
+            return
+        if len(requests) == len(self._pending[queue]):
+            del self._pending[queue], self._rows[queue]
             return
         rows = self._rows[queue]
         for request in requests:
@@ -248,8 +253,6 @@ class Scheduler:
         gone = set(map(id, requests))
         pending = self._pending[queue]
         pending[:] = [request for request in pending if id(request) not in gone]
-        if not pending:
-            del self._pending[queue], self._rows[queue]
 
     @staticmethod
     def _due(queue: ModelQueue, pending: Sequence[Request]) -> float:
@@ -265,9 +268,14 @@ class Scheduler:
     def _form(self, head: Request, now: float) -> list[Request]:
         """Gather company for a head, as long as it makes nobody late, and those late anyway by little."""
         queue, batch, rows = head.queue, [head], head.rows
+        pending = self._pending[queue]
+        if len(self._rows[queue]) == 1 and (total := self._rows[queue][head.group]) <= queue.max_rows:
+            end = now + queue.cost.estimate(head.group, total)
+            if all([end <= request.deadline for request in pending]):  # mostly: all that wait, in time
+                return pending.copy()
         end = now + queue.cost.estimate(head.group, rows)
         limit = _latest_end(head, end)
-        for request in self._pending[queue]:
+        for request in pending:
             if request is head or request.group != head.group or rows + request.rows > queue.max_rows:
                 continue
             end = now + queue.cost.estimate(head.group, rows + request.rows)

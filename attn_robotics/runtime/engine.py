@@ -355,8 +355,16 @@ class Engine:
         deadline = arrived + deadline_s
         order = (-priority, deadline, next(self._sequence))
         request = Request(model, model.queue, dict(inputs), rows, group, order, deadline, arrived)
-        request.on_device, request.stream_id, request.reset = on_device, stream, reset
-        _mark_cuda(request)
+        if stream:
+            request.stream_id, request.reset = stream, reset
+        if on_device:
+            request.on_device = True
+            _mark_cuda(request)
+        else:
+            for value in inputs.values():
+                if type(value) is not np.ndarray:
+                    _mark_cuda(request)
+                    break
         return request
 
     def _dispatch(self, request: Request, direct: bool) -> None:
@@ -490,33 +498,30 @@ class Engine:
         """Check outputs, keep state, reply."""
         now = self._clock()
         entry = model.entry
-        rows = sum([request.rows for request in batch])
+        rows = batch[0].rows if len(batch) == 1 else sum([request.rows for request in batch])
         model.queue.cost.observe(batch[0].group, rows, now - started)
         promised = (*entry.outputs, *entry.state) if entry.state else entry.outputs
         fine = len(batch) > 1 and executed.columns is not None and _is_fine(promised, executed.columns)
-        answered = []
+        answered: list[tuple[Request, Reply]] = []
+        late = 0
+        batch_s, transfer_s, compute_s = executed.batch_s, executed.transfer_s, executed.compute_s
+        to_launch = executed.launched - wall
         for request, outputs in zip(batch, executed.outputs, strict=True):
-            state = {spec.name: outputs.pop(spec.name) for spec in entry.state}
-            try:
-                for spec in () if fine else promised:
-                    if spec.checks_values:
-                        check_values(
-                            spec, outputs[spec.name] if spec.name in outputs else state[spec.name], 'bad_output'
-                        )
-            except EngineError as error:
-                self._settle(request, error=error)
-                continue
-            if state:
-                model.streams.commit(request, state)
+            if not fine:
+                try:
+                    _check_outputs(promised, outputs)
+                except EngineError as error:
+                    self._settle(request, error=error)
+                    continue
+            if entry.state:
+                model.streams.commit(request, {spec.name: outputs.pop(spec.name) for spec in entry.state})
             queued = started - request.arrived
-            reply = Reply(
-                outputs, entry.version, rows, queued, executed.batch_s, executed.transfer_s, executed.compute_s,
-                queued + executed.launched - wall,
-            )  # fmt: skip
+            reply = Reply(outputs, entry.version, rows, queued, batch_s, transfer_s, compute_s, queued + to_launch)
             answered.append((request, reply))
+            late += now > request.deadline
         # Counted before clients can look.
         if answered:
-            model.metrics.answered([(reply, now > request.deadline) for request, reply in answered])
+            model.metrics.answered([reply for _, reply in answered], late)
         for request, reply in answered:
             self._settle(request, reply=reply)
 
@@ -535,12 +540,16 @@ _DROPPED: dict[Reason, str] = {
 }
 
 
+def _check_outputs(promised: Sequence[TensorSpec], outputs: Mapping[str, Array]) -> None:
+    for spec in promised:
+        if spec.checks_values:
+            check_values(spec, outputs[spec.name], 'bad_output')
+
+
 def _is_fine(promised: Sequence[TensorSpec], columns: Mapping[str, Array]) -> bool:
     """Whether a whole batch keeps what its entry promises: looked at in one go; who broke it is found one by one."""
     try:
-        for spec in promised:
-            if spec.checks_values:
-                check_values(spec, columns[spec.name], 'bad_output')
+        _check_outputs(promised, columns)
     except EngineError:
         return False
     return True

@@ -64,7 +64,8 @@ class Lane:
             if self._stopping:
                 raise EngineError('stopped', 'the engine is shutting down')
             left = self._scheduler.offer(request, self._clock())
-        self._tokens.put(None)
+        if self._tokens.empty():  # one token serves all that was queued before it is taken
+            self._tokens.put(None)
         for other, reason in left:
             self._drop(other, reason)
 

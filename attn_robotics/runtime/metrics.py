@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -101,14 +101,15 @@ class ModelMetrics:
         self._dropped: Counter[str] = Counter()
         self._requests = self._late = self._batches = 0
 
-    def answered(self, replies: Iterable[tuple[Reply, bool]]) -> None:
-        """Count one batch's answers, each with whether it came after its deadline."""
+    def answered(self, replies: Sequence[Reply], late: int) -> None:
+        """Count one batch's answers, `late` of them after their deadline."""
         queue, batch, transfer, compute = self._phases.values()
+        reply = replies[0]
         with self._lock:
-            for reply, late in replies:
-                self._requests += 1
-                self._late += late
-                queue.observe(reply.queue_s)
+            self._requests += len(replies)
+            self._late += late
+            for each in replies:
+                queue.observe(each.queue_s)
             batch.observe(reply.batch_s)
             transfer.observe(reply.transfer_s)
             compute.observe(reply.compute_s)

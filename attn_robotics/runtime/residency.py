@@ -188,9 +188,12 @@ class Residency:
         """
         model = self._models.get(name)
         if model is None:
-            loaded = ', '.join(sorted(self._models)) or 'none'
-            raise EngineError('not_loaded', f'model {str(name)[:100]!r} is not loaded; loaded are: {loaded}')
+            raise self._not_loaded(name)
         return model
+
+    def _not_loaded(self, name: str) -> EngineError:
+        loaded = ', '.join(sorted(self._models)) or 'none'
+        return EngineError('not_loaded', f'model {str(name)[:100]!r} is not loaded; loaded are: {loaded}')
 
     def entry(self, name: str) -> ModelEntry:
         """The entry of a model that answers: loaded, or evicted and back on demand.
@@ -226,14 +229,12 @@ class Residency:
             EngineError: `not_loaded`; counted.
         """
         with self._lock:
-            try:
-                model = self.find(name)
-            except EngineError as error:
-                self._metrics.get(name, self._unknown).dropped(error.reason)
-                raise
-            model.pending += 1
-            model.used = now
-        return model
+            if (model := self._models.get(name)) is not None:
+                model.pending += 1
+                model.used = now
+                return model
+            self._metrics.get(name, self._unknown).dropped('not_loaded')
+            raise self._not_loaded(name)
 
     def release(self, model: LoadedModel) -> None:
         """End an `acquire`."""

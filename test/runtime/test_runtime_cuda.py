@@ -13,6 +13,7 @@ import torch
 from engine_world import Shelf, rows
 from torch import Tensor, nn
 
+from attn_robotics.runtime.backends.graphs import MOST_PINNED_BYTES
 from attn_robotics.runtime.engine import Engine, ModelState
 from attn_robotics.runtime.errors import EngineError
 from attn_robotics.runtime.registry import register_system
@@ -292,6 +293,74 @@ def test_answers_stay_right_over_more_captures_and_evictions_than_torch_has_stre
         stop.set()
         thread.join()
     assert not wrong
+
+
+def put_large(shelf: Shelf, engine: Engine, name: str, system: str = 'identity', **changes: Any) -> None:
+    """A model whose answers of 1 MiB are handed out in pinned memory."""
+    put(shelf, engine, name, system, **{'dims': {'N': [1, 65536]}, 'batch': None, 'warm_up': [{'N': 65536}], **changes})
+    assert engine.status(name).reason == ''  # captured
+
+
+def test_large_answers_that_clients_keep_are_not_overwritten_by_later_ones(shelf: Shelf, engine: Engine) -> None:
+    put_large(shelf, engine, 'm')
+    generator = np.random.default_rng(0)
+    requests = [{'x': generator.standard_normal((65536, 4), np.float32)} for _ in range(100)]
+    kept = [engine.infer('m', request, deadline_s=60).outputs['y'] for request in requests[:50]]
+    futures = [engine.submit('m', request, deadline_s=60) for request in requests[50:]]  # more than may be pinned
+    kept += [future.result(60).outputs['y'] for future in futures]
+    for request, answer in zip(requests, kept, strict=True):
+        np.testing.assert_array_equal(answer, request['x'])
+        answer.fill(np.nan)  # it is the client's, who may write to it
+    np.testing.assert_array_equal(engine.infer('m', requests[0]).outputs['y'], requests[0]['x'])
+    engine.unload('m').result(60)
+    assert np.isnan(kept[0]).all()
+
+
+def test_large_answers_of_one_batch_stay_right_while_their_rows_are_kept(shelf: Shelf, engine: Engine) -> None:
+    tensors = {
+        key: [{'name': name, 'dtype': 'float32', 'shape': ['N', 65536]}]
+        for key, name in (('inputs', 'x'), ('outputs', 'y'))
+    }
+    batch = {'dim': 'N', 'wait_ms': 50}
+    put_large(shelf, engine, 'm', 'slow', **tensors, dims={'N': [1, 8]}, batch=batch, warm_up=None)
+    futures = [engine.submit('m', {'x': np.full((1, 65536), value, np.float32)}, deadline_s=60) for value in range(40)]
+    for value, future in enumerate(futures):
+        np.testing.assert_allclose(future.result(60).outputs['y'], value + 1)
+    assert max(future.result().rows for future in futures) > 1
+
+
+def test_pinned_memory_of_large_answers_comes_back_when_clients_drop_them(shelf: Shelf, engine: Engine) -> None:
+    put_large(shelf, engine, 'm')
+    request = {'x': np.ones((65536, 4), np.float32)}
+
+    def in_use() -> int:
+        torch.empty(1, pin_memory=True)  # makes the cache look which of its blocks are free again
+        return int(torch.cuda.host_memory_stats()['active_bytes.current'])
+
+    before = in_use()
+    owned: list[int] = []
+    for _ in range(4):
+        kept = [engine.infer('m', request, deadline_s=60).outputs['y'] for _ in range(80)]
+        assert 50 * MIB < in_use() - before <= MOST_PINNED_BYTES + MIB
+        assert (kept[-1] == 1).all()
+        kept.clear()
+        torch.cuda.synchronize()
+        assert in_use() <= before
+        owned.append(int(torch.cuda.host_memory_stats()['allocated_bytes.current']))
+    assert owned[-1] == owned[1]
+
+
+def test_large_answers_stay_right_while_others_are_captured(shelf: Shelf, engine: Engine) -> None:
+    put_large(shelf, engine, 'served', 'plus')
+    loads = [threading.Thread(target=put_large, args=(shelf, engine, f'm{i}', 'slow')) for i in range(3)]
+    for load in loads:
+        load.start()
+    asked = 0
+    while any(load.is_alive() for load in loads) or asked < 20:
+        asked += 1
+        answer = engine.infer('served', {'x': np.full((65536, 4), asked, np.float32)}, deadline_s=60).outputs['y']
+        assert (answer == asked).all()
+    assert all(engine.status(f'm{i}').reason == '' for i in range(3))
 
 
 @pytest.fixture

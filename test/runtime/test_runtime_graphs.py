@@ -97,13 +97,13 @@ def entry_with_state(**changes: Any) -> ModelEntry:
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    def replay_on(stream: object, graph: FakeGraph, done: object) -> float:
-        graph.replay()
+    def launch_on(stream: object, launch: Callable[[], None], done: object) -> float:
+        launch()
         return time.perf_counter()
 
     monkeypatch.setattr(graphs, 'torch', FakeTorch())
     monkeypatch.setattr(graphs, 'capture', lambda body, stream, pools: FakeGraph(body))
-    monkeypatch.setattr(graphs, 'replay_on', replay_on)
+    monkeypatch.setattr(graphs, 'launch_on', launch_on)
     monkeypatch.setattr(graphs, 'pool_bytes', lambda pools: 1000)
     monkeypatch.setattr(graphs, 'measure', lambda graph, stream: 1e-3)
     graphs.shared_stream.cache_clear()
@@ -291,3 +291,45 @@ def test_one_request_that_brings_or_wants_device_tensors_takes_the_graph_without
 
 def test_the_memory_of_a_lane_is_that_of_its_buffers_and_its_pool(stateless: graphs.CudaLane) -> None:
     assert stateless.memory_bytes == 4 * 4 * (1 + 4 + 8) + 1000
+
+
+def large(lane: graphs.CudaLane, *values: float) -> np.ndarray[Any, Any]:
+    answer: np.ndarray[Any, Any] = lane.execute([make(values, stateless=True)]).outputs[0]['y']
+    return answer
+
+
+@pytest.fixture
+def large_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer counts as large; clients may keep two of four rows."""
+    monkeypatch.setattr(graphs, 'LARGE_BYTES', 1)
+    monkeypatch.setattr(graphs, 'MOST_PINNED_BYTES', 2 * 4 * 4 * 4)
+
+
+def test_large_answers_are_the_clients_own_and_are_copied_where_they_keep_too_many(
+    large_answers: None, stateless: graphs.CudaLane
+) -> None:
+    kept = [large(stateless, value, value, value) for value in range(10)]
+    assert [float(answer[0, 0]) for answer in kept] == [10 * value for value in range(10)]
+    assert len(stateless._given) == 2
+    del kept[1:]
+    more = large(stateless, 7, 7, 7)
+    assert stateless._given_bytes() == kept[0].nbytes + more.nbytes
+    (graph,) = (graph for (_, rows), graph in stateless._graphs.items() if rows == 4)
+    assert not any(np.shares_memory(answer, graph.host_outputs['y']) for answer in (*kept, more))
+
+
+def test_one_row_of_a_large_answer_keeps_its_memory(large_answers: None, stateless: graphs.CudaLane) -> None:
+    outputs = stateless.execute([make([value], stateless=True) for value in (1, 2, 3)]).outputs
+    row = outputs[2]['y'][0]
+    del outputs
+    assert stateless._given_bytes() == 3 * 4 * 4
+    del row
+    assert stateless._given_bytes() == 0
+
+
+def test_a_large_answer_without_a_batch_dimension_is_whole(large_answers: None) -> None:
+    entry = parse_entry(entry_of('m', 'identity', batch=None))
+    lane = graphs.CudaLane(entry, lambda inputs: {'y': inputs['x'].sum()}, torch.device('cpu'), 0)
+    lane.capture(make([0, 0], group=(2,), rows=1, stateless=True))
+    answer = lane.execute([make([1, 2], group=(2,), rows=1, stateless=True)]).outputs[0]['y']
+    assert answer.shape == () and answer == 12

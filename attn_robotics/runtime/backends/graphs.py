@@ -1,9 +1,11 @@
 """CUDA: one stream a lane, and captured graphs with static buffers for every warmed-up shape.
 
 Arrays of clients are written straight into the pinned rows of their batch; the graph then copies them to the device,
-computes and copies the answer back, so that a batch costs one launch, whatever it holds. Requests that bring tensors of
-the device, ask for some, or keep state there use a second graph without the copies. A batch smaller than its bucket
-leaves old rows behind its own; rows are independent by the entry's word, and nobody reads theirs.
+computes and copies the answer back, so that a batch costs one launch, whatever it holds. Large answers are copied
+behind the graph instead, into pinned memory that the clients get and keep: the graph's own would have to be copied once
+more. Requests that bring tensors of the device, ask for some, or keep state there use a second graph without the
+copies. A batch smaller than its bucket leaves old rows behind its own; rows are independent by the entry's word, and
+nobody reads theirs.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -25,6 +28,9 @@ from attn_robotics.runtime.catalogue import ModelEntry
 from attn_robotics.runtime.requests import Request
 
 CLEARLY = 1.1  # a larger batch is taken where it costs less by this factor: below, it may be noise
+LARGE_BYTES = 256 << 10  # of answers: from here on a copy by the host costs more than a transfer of its own
+# Clients may keep their answers as long as they like. Beyond this they get copies, in memory that can be paged.
+MOST_PINNED_BYTES = 64 << 20
 _CAPTURING = threading.Lock()  # the streams of captures are shared by all models and engines
 Forward = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
@@ -52,6 +58,7 @@ class CudaLane:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._buckets = entry.batching.buckets if entry.batching else (1,)
         self._kept = {spec.name for spec in entry.state}
+        self._given: list[weakref.ref[np.ndarray[Any, np.dtype[Any]]]] = []  # pinned answers in clients' hands
         self.memory_bytes = 0
 
     def capture(self, request: Request) -> None:
@@ -76,20 +83,39 @@ class CudaLane:
         start = time.perf_counter()
         rows = requests[0].rows if len(requests) == 1 else sum([request.rows for request in requests])
         graph = self._find(requests[0].group, rows)
-        if graph is None or graph.whole is None or not graph.stage(requests):
-            try:
+        try:
+            if graph is None or graph.whole is None or not graph.stage(requests, rows):
                 return self._execute_apart(requests, rows, graph, start)
-            except BaseException:
-                # What was launched before the failure still reads weights, buffers and the client's tensors.
-                self._stream.synchronize()
-                raise
+            return self._execute_whole(requests, rows, graph, start)
+        except BaseException:
+            # What was launched before the failure still reads weights, buffers and the client's tensors.
+            self._stream.synchronize()
+            raise
+
+    def _execute_whole(self, requests: Sequence[Request], rows: int, graph: _Graph, start: float) -> Executed:
+        """Run requests whose inputs are staged and whose answers go to the host."""
         done = self._events[3]
-        launched = replay_on(self._stream, graph.whole, done)
+        is_given = graph.is_large and self._given_bytes() + graph.answer_bytes <= MOST_PINNED_BYTES
+        answers = graph.answers(rows, own=is_given) if graph.is_large else {}
+        launched = launch_on(self._stream, functools.partial(graph.replay_whole, answers), done)
         done.synchronize()
-        upload, compute, download = graph.times()
-        columns = graph.fetch(rows)
-        outputs = [{n: graph.part(c, first, last) for n, c in columns.items()} for _, first, last in spans(requests)]
+        if is_given:
+            columns = {name: tensor.numpy() for name, tensor in answers.items()}
+            self._given += map(weakref.ref, columns.values())
+        else:
+            columns = graph.fetch(rows)
+        upload, compute, download = graph.times(done)
+        if len(requests) == 1:
+            outputs = [dict(columns)]
+        else:
+            outputs = [{name: column[a:b] for name, column in columns.items()} for _, a, b in spans(requests)]
         return Executed(outputs, launched, launched - start, upload + download, compute, columns)
+
+    def _given_bytes(self) -> int:
+        """Bytes of pinned answers that clients have not dropped yet."""
+        alive = [(ref, column) for ref in self._given if (column := ref()) is not None]
+        self._given = [ref for ref, _ in alive]
+        return sum(column.nbytes for _, column in alive)
 
     def _execute_apart(self, requests: Sequence[Request], rows: int, graph: _Graph | None, start: float) -> Executed:
         """Run requests with copies of their own before and after."""
@@ -100,7 +126,7 @@ class CudaLane:
                 if request.after is not None:
                     self._stream.wait_event(request.after)
             if graph is not None:
-                graph.stage(requests)
+                graph.stage(requests, rows)
             gathered = time.perf_counter()
             upload.record()
             if graph is not None:
@@ -198,9 +224,10 @@ class _Graph:
     Attributes:
         inner: from static inputs to static outputs.
         whole: the same with the copies from and to the host; None for models that keep state on the device.
-        events: of `whole`: before, after the upload, after the computation, after the download.
         outputs: static, of `inner`, on the device.
         host_outputs: pinned.
+        answer_bytes: of all outputs.
+        is_large: whether `whole` leaves its answers on the device, to be copied behind it.
         buffer_bytes: of the static inputs; all else is in the lane's pool.
         cost_s: of one replay on an otherwise idle device [s].
     """
@@ -232,23 +259,25 @@ class _Graph:
             for name, tensor in self.outputs.items()
         }
         self.host_outputs = {name: tensor.numpy() for name, tensor in self._pinned_outputs.items()}
-        self.events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(4)]
+        self.answer_bytes = sum(tensor.nbytes for tensor in self.outputs.values())
+        self.is_large = self.answer_bytes >= LARGE_BYTES
+        self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(3)]
         self._whole_outputs: dict[str, Tensor] = {}
 
         def inner() -> None:
             self.outputs = forward(self._inputs)
 
         def whole() -> None:
-            before, uploaded, computed, downloaded = self.events
+            before, uploaded, computed = self._events
             before.record()
             for name, buffer in self._inputs.items():
                 buffer.copy_(self._pinned[name], non_blocking=True)
             uploaded.record()
             self._whole_outputs = forward(self._inputs)
             computed.record()
-            for name, tensor in self._whole_outputs.items():
-                self._pinned_outputs[name].copy_(tensor, non_blocking=True)
-            downloaded.record()
+            if not self.is_large:
+                for name, tensor in self._whole_outputs.items():
+                    self._pinned_outputs[name].copy_(tensor, non_blocking=True)
 
         self.inner = capture(inner, stream, pools)
         self.whole = None if entry.state else capture(whole, stream, pools)
@@ -257,31 +286,54 @@ class _Graph:
         """The rows of one request; everything where requests are not batched."""
         return buffer[first:last] if self._batched else buffer
 
-    def stage(self, requests: Sequence[Request]) -> bool:
+    def stage(self, requests: Sequence[Request], rows: int) -> bool:
         """Write the clients' numpy arrays into pinned memory; whether `whole` can do the rest."""
         is_all = True
-        first = 0
-        for request in requests:
-            last = first + request.rows
-            for name, host in self._host_inputs.items():
-                value = request.inputs[name]
-                if not isinstance(value, np.ndarray):
-                    is_all = False
-                elif self._batched:
-                    host[first:last] = value
+        for name, host in self._host_inputs.items():
+            values = [request.inputs[name] for request in requests]
+            if len(values) > 1 and all([isinstance(value, np.ndarray) for value in values]):
+                np.concatenate(values, out=host[:rows])
+                continue
+            first = 0
+            for request, value in zip(requests, values, strict=True):
+                if isinstance(value, np.ndarray):
+                    self.part(host, first, first + request.rows)[...] = value
                 else:
-                    host[...] = value
-            is_all = is_all and not request.on_device
-            first = last
-        return is_all
+                    is_all = False
+                first += request.rows
+        return is_all and not any([request.on_device for request in requests])
+
+    def answers(self, rows: int, *, own: bool) -> dict[str, Tensor]:
+        """Pinned memory for the large answers of one batch: its own, or the graph's, which the next batch overwrites.
+
+        The own comes from torch's cache. It returns there, and so to another batch, once nobody holds an array on it.
+        """
+        if not own:
+            return {name: self.part(pinned, 0, rows) for name, pinned in self._pinned_outputs.items()}
+        shapes = {n: (rows, *t.shape[1:]) if self._batched else t.shape for n, t in self._pinned_outputs.items()}
+        return {
+            name: torch.empty(shapes[name], dtype=pinned.dtype, pin_memory=True)
+            for name, pinned in self._pinned_outputs.items()
+        }
+
+    def replay_whole(self, answers: Mapping[str, Tensor]) -> None:
+        """Launch `whole`, and behind it the copies of large answers."""
+        assert self.whole is not None
+        self.whole.replay()
+        if not answers:
+            return
+        with torch.inference_mode():  # as the buffers were made
+            for name, answer in answers.items():
+                found = self._whole_outputs[name]
+                answer.copy_(found[: len(answer)] if self._batched else found, non_blocking=True)
 
     def fetch(self, rows: int) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """Copy answers out of pinned memory, which the next batch will overwrite."""
         return {name: self.part(array, 0, rows).copy() for name, array in self.host_outputs.items()}
 
-    def times(self) -> list[float]:
-        """Upload, computation and download of the last replay of `whole` [s]."""
-        return [a.elapsed_time(b) / 1e3 for a, b in pairwise(self.events)]
+    def times(self, done: torch.cuda.Event) -> list[float]:
+        """Upload, computation and download of the last replay of `whole`, with an event behind all of it [s]."""
+        return [a.elapsed_time(b) / 1e3 for a, b in pairwise((*self._events, done))]
 
     def upload(self, requests: Sequence[Request], rows: int) -> None:
         """Enqueue the copies into the static inputs: one a tensor where all of it is in pinned memory."""
@@ -338,8 +390,8 @@ def measure(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream) -> float:
     return min(found)
 
 
-def replay_on(stream: torch.cuda.Stream, graph: torch.cuda.CUDAGraph, done: torch.cuda.Event) -> float:
-    """Launch a graph on a stream, whatever the thread's own is, with an event behind it; when it was launched [s].
+def launch_on(stream: torch.cuda.Stream, launch: Callable[[], None], done: torch.cuda.Event) -> float:
+    """Launch on a stream, whatever the thread's own is, with an event behind it; when it was launched [s].
 
     By torch's internal calls: its context manager takes five times as long as the launch.
     """
@@ -349,7 +401,7 @@ def replay_on(stream: torch.cuda.Stream, graph: torch.cuda.CUDAGraph, done: torc
     torch._C._cuda_setStream(stream.stream_id, index, stream.device_type)
     try:
         launched = time.perf_counter()
-        graph.replay()
+        launch()
         done.record(stream)
     finally:
         torch._C._cuda_setStream(before, on, kind)
