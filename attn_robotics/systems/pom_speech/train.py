@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 
+from attn_robotics.attention.polynomial import PolynomialMixer
 from attn_robotics.systems.pom_speech.config import MIXERS, PomSpeechConfig
 from attn_robotics.systems.pom_speech.data import Corpus, from_bytes, is_finished
 from attn_robotics.systems.pom_speech.graphed import GraphedUpdate
@@ -157,6 +158,14 @@ def prepare(network: SpeechEncoder, corpus: Corpus) -> None:
     network.feature_scale.copy_(torch.from_numpy(1.0 / np.maximum(deviation, 0.1)))
 
 
+@torch.no_grad()
+def quieten(network: SpeechEncoder, gain: float) -> None:
+    """Let the norms that end fresh polynomial mixers begin with a gain: 1 adds as much as the tokens are."""
+    for mixer in network.modules():
+        if isinstance(mixer, PolynomialMixer) and isinstance(mixer.norm, nn.LayerNorm):
+            mixer.norm.weight.fill_(gain)
+
+
 class PlainUpdate:
     """Learns from one batch a call, launch by launch."""
 
@@ -255,6 +264,8 @@ def train(options: argparse.Namespace) -> None:
     if options.start and not options.resume:
         network.load_state_dict(read_weights(options.start)[0].state_dict())
     prepare(network, corpus)
+    if config.mixer == 'pom' and not options.start:
+        quieten(network, options.mixer_gain)
     network.to(device)
     feed, check = Feed(corpus, device), Feed(checks, device)
     if options.resume:
@@ -362,6 +373,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')
     parser.add_argument('--dropout', type=float)
+    parser.add_argument(
+        '--mixer-gain', type=float, default=1.0, help='of the norms that end fresh polynomial mixers (default 1)'
+    )
     parser.add_argument('--whole', type=float, default=0.5, help='share of updates that are no streams (default 0.5)')
     parser.add_argument(
         '--streams-first', type=float, default=0.0, help='share of the time with streams alone, at the beginning'

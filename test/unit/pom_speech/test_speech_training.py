@@ -30,7 +30,16 @@ from attn_robotics.systems.pom_speech.study import (
     size_of,
     summarise,
 )
-from attn_robotics.systems.pom_speech.train import Average, Feed, draw_mask, loss_of, make_update, prepare, transcribe
+from attn_robotics.systems.pom_speech.train import (
+    Average,
+    Feed,
+    draw_mask,
+    loss_of,
+    make_update,
+    prepare,
+    quieten,
+    transcribe,
+)
 from attn_robotics.systems.pom_speech.train import main as train
 from attn_robotics.systems.pom_speech.weights_file import main as write_shipped
 from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
@@ -409,6 +418,15 @@ def test_an_untrained_polynomial_mixer_adds_as_much_as_the_tokens_are_and_an_abs
     assert found['fresh/none/size'] == 0.0
     assert found['fresh/pom_k2/size'] == pytest.approx(1.0, abs=0.02)  # its layer norm
     assert found['fresh/pom_k2/between_tokens'] < found['fresh/pom_k2/size']
+
+
+def test_a_smaller_gain_makes_fresh_mixers_add_less(corpus):
+    torch.manual_seed(0)
+    network = SpeechEncoder(TINY)
+    x = torch.randn(2, 6, 16)
+    before = network.layers[0].mixer(x)[0].std()
+    quieten(network, 0.1)
+    torch.testing.assert_close(network.layers[0].mixer(x)[0].std(), 0.1 * before)
 
 
 @pytest.mark.gpu
