@@ -430,7 +430,8 @@ def test_a_smaller_gain_makes_fresh_mixers_add_less(corpus):
 
 
 @pytest.mark.gpu
-def test_captured_updates_learn_as_plain_ones_do(corpus):
+@pytest.mark.parametrize('whole', [1.0, 0.0])
+def test_captured_updates_learn_as_plain_ones_do(corpus, whole):
     if not torch.cuda.is_available():
         pytest.skip('no CUDA device')
     device, loaded = torch.device('cuda'), Corpus(corpus)
@@ -441,7 +442,7 @@ def test_captured_updates_learn_as_plain_ones_do(corpus):
         prepare(network, loaded)
         network.to(device)
         rng = np.random.default_rng(0)
-        update = make_update(network, Feed(loaded, device), rng, lambda step: 5e-3, whole=1.0, graphs=graphs)
+        update = make_update(network, Feed(loaded, device), rng, lambda step: 5e-3, whole=whole, graphs=graphs)
         batches = loaded.batches(8, np.random.default_rng(0))
         losses = [float(update(step, next(batches))) for step in range(60)]
         after.append(np.mean(losses[-10:]))
