@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve, lfilter
+from scipy.signal import fftconvolve, lfilter, resample_poly
 
 from attn_robotics.systems.pom_speech.processor import SAMPLE_RATE
 
@@ -53,6 +53,12 @@ def make_noise(kind: str, count: int, rng: np.random.Generator) -> Sound:
             noise = lfilter([0.049922, -0.095993, 0.050613, -0.004409], [1.0, -2.494956, 2.017266, -0.522190], noise)
     even: Sound = noise / np.sqrt((noise**2).mean() + 1e-12)
     return even
+
+
+def play_faster(sound: Sound, speed: float) -> Sound:
+    """Play (n,) samples `speed` times as fast, to a hundredth: shorter and higher for more than 1."""
+    out: Sound = resample_poly(sound, 100, round(100 * speed))
+    return out
 
 
 def rms(sound: Sound) -> float:

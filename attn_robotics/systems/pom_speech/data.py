@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from attn_robotics.systems.pom_speech import grammar, tones, voices
-from attn_robotics.systems.pom_speech.acoustics import NOISES, Sound, make_noise, reverberate, rms
+from attn_robotics.systems.pom_speech.acoustics import NOISES, Sound, make_noise, play_faster, reverberate, rms
 from attn_robotics.systems.pom_speech.processor import BANDS, SAMPLE_RATE, log_mel, to_tokens
 from attn_robotics.training.checkpoint import write_atomically
 
 FORMAT = 1
 SHARD = 256  # utterances
+LONGEST_PAUSE_S = 10.0
 # Log-mel values as bytes: 0.1 is a step of 0.43 dB.
 LOW, STEP = -13.9, 0.1
 
@@ -44,6 +45,11 @@ class Recipe:
         low_snr_db: least of the drawn ones.
         reverberation: share of utterances in a room of 0.15 to 0.6 s.
         pairs: share of utterances that are two sentences with a pause.
+        pauses: share of utterances with a long pause, up to 10 s, before the first word. In most of those, whatever
+            noise there is begins or grows shortly before the words, as in a stream whose background changes.
+        hiss: share of utterances with faint noise throughout, -85 to -45 dB of full scale, as microphones have.
+        warp: fastest or slowest playing, drawn for each utterance: 0.1 is from 10 % slower and lower to 10 % faster and
+            higher.
     """
 
     voice: str = 'espeak'
@@ -55,6 +61,9 @@ class Recipe:
     low_snr_db: float = 0.0
     reverberation: float = 0.4
     pairs: float = 0.2
+    pauses: float = 0.0
+    hiss: float = 0.0
+    warp: float = 0.0
 
 
 @cache
@@ -67,12 +76,19 @@ def make_utterance(recipe: Recipe, rng: np.random.Generator) -> tuple[NDArray[np
     speaker = voices.draw_speaker(
         rng, held_out=recipe.held_out_voices, accents=recipe.accents, variants=recipe.variants
     )
-    texts, parts = [], [np.zeros(int(rng.uniform(0.1, 0.8) * SAMPLE_RATE))]
+    before = rng.uniform(0.1, 0.8)
+    has_pause = recipe.pauses > 0.0 and rng.random() < recipe.pauses
+    if has_pause:
+        before = np.exp(rng.uniform(np.log(0.5), np.log(LONGEST_PAUSE_S)))
+    speed = rng.uniform(1.0 - recipe.warp, 1.0 + recipe.warp) if recipe.warp else 1.0
+    texts, parts = [], [np.zeros(int(before * SAMPLE_RATE))]
     for index in range(2 if rng.random() < recipe.pairs else 1):
         if index:
             parts.append(np.zeros(int(rng.uniform(0.4, 1.2) * SAMPLE_RATE)))
         texts.append(grammar.draw(rng, held_out=recipe.held_out_sentences))
         said = tones.speak(texts[-1], rng) if recipe.voice == 'tones' else _espeak().speak(texts[-1], speaker)
+        if recipe.warp:
+            said = play_faster(said, speed)
         parts.append(said * (10.0 ** (rng.uniform(-35.0, -15.0) / 20) / rms(said)))
     level = rms(parts[1])
     parts.append(np.zeros(int(rng.uniform(0.5, 0.8) * SAMPLE_RATE)))
@@ -84,7 +100,12 @@ def make_utterance(recipe: Recipe, rng: np.random.Generator) -> tuple[NDArray[np
         snr_db = rng.uniform(recipe.low_snr_db, 30.0) if rng.random() < 0.67 else np.inf
     if np.isfinite(snr_db):
         noise = make_noise(NOISES[rng.integers(len(NOISES))], len(sound), rng)
+        if has_pause and rng.random() < 0.7:
+            noise[: int(rng.uniform(0.0, before) * SAMPLE_RATE)] *= 10.0 ** (-rng.uniform(0.0, 60.0) / 20)
         sound = sound + noise * level * 10.0 ** (-snr_db / 20)
+    if recipe.hiss > 0.0 and rng.random() < recipe.hiss:
+        hiss = make_noise(('white', 'pink')[rng.integers(2)], len(sound), rng)
+        sound = sound + hiss * 10.0 ** (rng.uniform(-85.0, -45.0) / 20)
     samples: NDArray[np.float32] = np.clip(sound, -1.0, 1.0).astype(np.float32)
     return samples, ' '.join(texts)
 
@@ -153,40 +174,59 @@ class Corpus:
 
     Attributes:
         about: what the sets were made of; their seeds and their count where there are several.
-        tokens: (M, 4, 80) uint8, all utterances one after the other.
-        starts: (U,) first token of each.
+        parts: (M, 4, 80) uint8 of each set, its utterances one after the other.
+        starts: (U,) first token of each utterance, counted over all sets.
         lengths: (U,) tokens of each.
         texts: U texts.
     """
 
     def __init__(self, *folders: Path) -> None:
+        self._sets: list[dict[str, Any]] = []
+        self.parts: list[NDArray[np.uint8]] = []
+        self.lengths = np.zeros(0, np.int64)
+        self.texts: list[str] = []
+        self.add(*folders)
+
+    def add(self, *folders: Path) -> None:
+        """Take further sets in; utterances that are there keep their places.
+
+        Raises:
+            FileNotFoundError: one is not finished.
+        """
         for folder in folders:
             if not is_finished(folder):
                 raise FileNotFoundError(f'{folder} holds no finished set; make it with pom_speech.data --out {folder}')
-        sets = [json.loads((folder / 'corpus.json').read_text()) for folder in folders]
-        self.about: dict[str, Any] = sets[0]
-        if len(sets) > 1:
-            seeds = [one['seed'] for one in sets]
-            self.about = sets[0] | {'seed': seeds, 'count': sum(one['count'] for one in sets)}
-        shards = [path for folder in folders for path in sorted(folder.glob('[0-9]*.json'))]
-        facts = [json.loads(path.read_text()) for path in shards]
-        self.tokens = np.concatenate([np.load(path.with_suffix('.npy'), allow_pickle=False) for path in shards])
-        self.lengths = np.array([length for fact in facts for length in fact['lengths']])
+            self._sets.append(json.loads((folder / 'corpus.json').read_text()))
+            shards = sorted(folder.glob('[0-9]*.json'))
+            facts = [json.loads(path.read_text()) for path in shards]
+            loaded = [np.load(path.with_suffix('.npy'), allow_pickle=False) for path in shards]
+            self.parts.append(np.concatenate(loaded))
+            self.lengths = np.concatenate([self.lengths, *(fact['lengths'] for fact in facts)])
+            self.texts += [text for fact in facts for text in fact['texts']]
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
-        self.texts = [text for fact in facts for text in fact['texts']]
+        self.about = self._sets[0]
+        if len(self._sets) > 1:
+            count = sum(one['count'] for one in self._sets)
+            self.about = self._sets[0] | {'seed': [one['seed'] for one in self._sets], 'count': count}
+
+    @property
+    def tokens(self) -> NDArray[np.uint8]:
+        """(M, 4, 80): all parts in one array; a copy where there are several."""
+        return self.parts[0] if len(self.parts) == 1 else np.concatenate(self.parts)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def features(self, index: int) -> NDArray[np.float32]:
         """(N, 4, 80) log-mel tokens of one utterance."""
-        start = self.starts[index]
-        found: NDArray[np.float32] = from_bytes(self.tokens[start : start + self.lengths[index]])
+        tokens, start = self.tokens, self.starts[index]
+        found: NDArray[np.float32] = from_bytes(tokens[start : start + self.lengths[index]])
         return found
 
     def statistics(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and standard deviation of each band: (80,) each."""
-        frames = from_bytes(self.tokens[:: max(1, len(self.tokens) // 20_000)]).reshape(-1, BANDS)
+        tokens = self.tokens
+        frames = from_bytes(tokens[:: max(1, len(tokens) // 20_000)]).reshape(-1, BANDS)
         return frames.mean(0), frames.std(0)
 
     def batches(self, size: int, rng: np.random.Generator, span: int = 40) -> Iterator[NDArray[np.int64]]:
@@ -217,6 +257,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--variants', type=int, default=0, help='use the first so many training variants; 0 uses all')
     parser.add_argument('--reverberation', type=float, default=0.4, help='share of utterances in a room')
     parser.add_argument('--pairs', type=float, default=0.2, help='share of utterances with two sentences')
+    parser.add_argument('--pauses', type=float, default=0.0, help='share of utterances with a long pause before them')
+    parser.add_argument('--hiss', type=float, default=0.0, help='share of utterances with faint noise throughout')
+    parser.add_argument('--warp', type=float, default=0.0, help='played so much faster or slower at most, such as 0.1')
     options = parser.parse_args(arguments)
     recipe = Recipe(
         voice=options.voice,
@@ -228,6 +271,9 @@ def main(arguments: list[str] | None = None) -> int:
         low_snr_db=options.low_snr_db,
         reverberation=options.reverberation,
         pairs=options.pairs,
+        pauses=options.pauses,
+        hiss=options.hiss,
+        warp=options.warp,
     )
     try:
         make_corpus(options.out, recipe, options.count, options.seed, options.workers)

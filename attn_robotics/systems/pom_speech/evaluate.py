@@ -1,6 +1,6 @@
 """Measure the shipped encoder: `python -m attn_robotics.systems.pom_speech.evaluate --help`.
 
-Error rates on synthetic speech that training never heard (needs eSpeak NG), a ten-minute stream, streaming against
+Error rates on synthetic speech that training never heard (needs eSpeak NG), ten-minute streams, streaming against
 offline, and how time and memory grow.
 """
 
@@ -17,22 +17,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
 from attn_robotics.attention.polynomial import PolynomialMixer
+from attn_robotics.systems.pom_speech.acoustics import NOISES, make_noise
 from attn_robotics.systems.pom_speech.data import Corpus, Recipe, make_corpus, make_utterance
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
 from attn_robotics.systems.pom_speech.processor import SAMPLE_RATE, TOKEN_S
-from attn_robotics.systems.pom_speech.recogniser import SpeechStream, local_model
+from attn_robotics.systems.pom_speech.recogniser import Ask, SpeechStream, local_model
 from attn_robotics.systems.pom_speech.scaling import scaling_rows
-from attn_robotics.systems.pom_speech.scores import bootstrap_interval, error_rates
+from attn_robotics.systems.pom_speech.scores import bootstrap_interval, edit_distance, error_rates
 from attn_robotics.systems.pom_speech.train import Feed, transcribe
 from attn_robotics.systems.pom_speech.weights_file import DEFAULT_WEIGHTS, read_weights
 from attn_robotics.training.results import Row, show, write_results
 
 PARTS = ('errors', 'stream', 'scaling')
 BLOCK = 8  # tokens, 320 ms
+PAUSE_S, LONG_PAUSE_S = (0.5, 3.0), (5.0, 20.0)  # between the commands of a stream
+NOISE_DB = -40.0  # of full scale, of noise alone
 NOISE: Mapping[str, float] = {'clean': np.inf, '20dB': 20.0, '10dB': 10.0, '5dB': 5.0, '0dB': 0.0}
 SETS: Mapping[str, Mapping[str, bool]] = {
     'new_sentences': {'held_out_sentences': True},
@@ -68,16 +72,8 @@ def error_rows(
 
 
 def stream_rows(network: SpeechEncoder, minutes: float, seed: int, voice: str) -> list[Row]:
-    """A long stream of commands with pauses: equality with the offline form, errors, cost early and late."""
-    rng = np.random.default_rng(seed)
-    recipe = Recipe(voice=voice, held_out_sentences=True, held_out_voices=True, snr_db=20.0, reverberation=0.0, pairs=0)
-    said, parts, seconds = [], [], 0.0
-    while seconds < 60.0 * minutes:
-        samples, text = make_utterance(recipe, rng)
-        said.append(text)
-        parts += [samples, 1e-3 * rng.standard_normal(int(rng.uniform(0.5, 3.0) * SAMPLE_RATE)).astype(np.float32)]
-        seconds += (len(parts[-2]) + len(parts[-1])) / SAMPLE_RATE
-    sound = np.concatenate(parts)
+    """Long streams: commands with pauses, with long pauses, and noise alone; the cost early and late; equality."""
+    sound, said = make_stream(minutes, np.random.default_rng(seed), voice, PAUSE_S)
     times: list[float] = []
     model = local_model(network)
 
@@ -87,24 +83,61 @@ def stream_rows(network: SpeechEncoder, minutes: float, seed: int, voice: str) -
         times.append(time.perf_counter() - start)
         return answers
 
-    stream = SpeechStream(ask, block_tokens=BLOCK)
-    finals, held = [], []
-    for start in tqdm(range(0, len(sound), 512), desc='stream', unit='block'):
-        finals += [heard.text for heard in stream.push(sound[start : start + 512]) if heard.is_final]
-        held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    finals, held = listen(ask, sound)
     minute = round(60.0 / (BLOCK * TOKEN_S))
     early, late = np.median(times[:minute]) * 1e3, np.median(times[-minute:]) * 1e3
-    wer = error_rates([' '.join(said)], [' '.join(finals)])[1]
     early_rows = held[len(held) // 10]
-    return [
-        Row('wer/stream/new_both/20dB', wer, '', len(said)),
-        Row('utterances/stream', len(finals), '', reference={'said': len(said)}),
-        Row('stream_minutes', seconds / 60.0, 'min'),
+    rows = [
+        *_stream_errors('stream', said, finals),
+        Row('stream_minutes', len(sound) / SAMPLE_RATE / 60.0, 'min'),
         Row('step_time/stream/first_minute', early, 'ms', minute),
         Row('step_time/stream/last_minute', late, 'ms', minute),
         Row('memory_growth/stream', (held[-1] - early_rows) / 1024, 'MiB'),
-        *equality_rows(network, rng),
+        *equality_rows(network, np.random.default_rng(seed)),
         *step_rows(),
+    ]
+    sound, said = make_stream(minutes, np.random.default_rng(seed), voice, LONG_PAUSE_S)
+    rows += _stream_errors('stream_long_pauses', said, listen(model, sound)[0])
+    for kind in NOISES:
+        noise = 10.0 ** (NOISE_DB / 20) * make_noise(
+            kind, int(60.0 * minutes * SAMPLE_RATE), np.random.default_rng(seed)
+        )
+        rows.append(Row(f'utterances/noise_alone/{kind}', len(listen(model, noise)[0]), '', round(60.0 * minutes)))
+    return rows
+
+
+def make_stream(
+    minutes: float, rng: np.random.Generator, voice: str, pause_s: tuple[float, float]
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Commands at 20 dB, new sentences and voices, with pauses of faint noise: samples, and what was said."""
+    recipe = Recipe(voice=voice, held_out_sentences=True, held_out_voices=True, snr_db=20.0, reverberation=0.0, pairs=0)
+    said, parts, seconds = [], [], 0.0
+    while seconds < 60.0 * minutes:
+        samples, text = make_utterance(recipe, rng)
+        said.append(text)
+        parts += [samples, 1e-3 * rng.standard_normal(int(rng.uniform(*pause_s) * SAMPLE_RATE)).astype(np.float32)]
+        seconds += (len(parts[-2]) + len(parts[-1])) / SAMPLE_RATE
+    return np.concatenate(parts), said
+
+
+def listen(ask: Ask, sound: NDArray[np.floating[Any]]) -> tuple[list[str], list[int]]:
+    """The utterances of a sound that comes in blocks of 32 ms, and the memory held after each block [KiB]."""
+    stream = SpeechStream(ask, block_tokens=BLOCK)
+    finals: list[str] = []
+    held = []
+    for start in tqdm(range(0, len(sound), 512), desc='stream', unit='block'):
+        finals += [heard.text for heard in stream.push(sound[start : start + 512]) if heard.is_final]
+        held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return finals, held
+
+
+def _stream_errors(name: str, said: list[str], finals: list[str]) -> list[Row]:
+    wer = error_rates([' '.join(said)], [' '.join(finals)])[1]
+    return [
+        Row(f'wer/{name}/new_both/20dB', wer, '', len(said)),
+        # Utterances that are wrong, missing or too many, over those that were said.
+        Row(f'utterance_errors/{name}/new_both/20dB', edit_distance(said, finals) / len(said), '', len(said)),
+        Row(f'utterances/{name}', len(finals), '', reference={'said': len(said)}),
     ]
 
 
@@ -187,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--weights', type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument('--count', type=int, default=300, help='utterances of each test set')
     parser.add_argument('--sets', type=Path, help='folder to keep the test sets in; they are made once')
-    parser.add_argument('--minutes', type=float, default=10.0, help='length of the stream')
+    parser.add_argument('--minutes', type=float, default=10.0, help='length of a stream')
     parser.add_argument('--seed', type=int, default=1000)
     parser.add_argument('--voice', choices=('espeak', 'tones'), default='espeak')
     parser.add_argument('--devices', nargs='+', default=['cpu', *(['cuda'] if torch.cuda.is_available() else [])])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attn_robotics.systems.pom_speech.train import Feed
 
 ROUND = 64  # tokens
-BLOCKS = (8, 24)  # tokens; every size is a graph
+BLOCKS = (8, 4, 8, 16)  # tokens, in turn; 8 is what streams use by default. Every size is a graph
 
 
 @dataclass
@@ -54,7 +54,7 @@ class GraphedUpdate:
         rate: learning rate by step.
         loss: of log-probabilities, picked utterances and their lengths.
         hide: draws which bands (B, 80) and tokens (B, N) to mask, for B and N.
-        whole: share of updates that mix whole utterances.
+        whole: share of updates that mix whole utterances; may be changed between updates.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class GraphedUpdate:
     ) -> None:
         self.network, self.feed = network, feed
         self._rate, self._loss, self._hide = rate, loss, hide
-        self._whole = whole
+        self.whole = whole
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._device = self._parameters[0].device
         self.optimiser = torch.optim.AdamW(
@@ -90,7 +90,7 @@ class GraphedUpdate:
         """One update; gives its loss, on the device."""
         lengths = self.feed.corpus.lengths[picked]
         count = -(-int(lengths.max()) // ROUND) * ROUND
-        key = (count, block_of(step, self._whole))
+        key = (count, block_of(step, self.whole))
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = self._capture(len(picked), *key)

@@ -1,7 +1,8 @@
 """Train the encoder with CTC: `python -m attn_robotics.systems.pom_speech.train --help`.
 
 A share of the updates (`--whole`, half) mixes whole utterances, the others mix them as streams of blocks of 4 to 32
-tokens, so that one set of weights serves both. Ctrl-C saves; `--resume` goes on.
+tokens, so that one set of weights serves both. `--streams-first` leaves whole utterances out at the beginning, so that
+letters follow their sounds. Ctrl-C saves; `--resume` goes on.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import ctc_loss
 
+from attn_robotics.attention.polynomial import PolynomialMixer
 from attn_robotics.systems.pom_speech.config import MIXERS, PomSpeechConfig
 from attn_robotics.systems.pom_speech.data import Corpus, from_bytes, is_finished
 from attn_robotics.systems.pom_speech.graphed import GraphedUpdate
@@ -28,7 +31,7 @@ from attn_robotics.systems.pom_speech.processor import BANDS
 from attn_robotics.systems.pom_speech.scores import error_rates
 from attn_robotics.systems.pom_speech.text import BLANK, decode, encode
 from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
-from attn_robotics.training.checkpoint import load_checkpoint, read_facts, save_checkpoint
+from attn_robotics.training.checkpoint import load_checkpoint, read_extra, read_facts, save_checkpoint
 from attn_robotics.training.curves import Curves
 from attn_robotics.training.loop import TimeBudget, cosine_rate
 
@@ -45,14 +48,20 @@ class Feed:
     """
 
     def __init__(self, corpus: Corpus, device: torch.device) -> None:
-        self._device = device
-        self.take(corpus)
-
-    def take(self, corpus: Corpus) -> None:
-        """Go on with another corpus."""
         self.corpus = corpus
-        self._tokens = torch.from_numpy(corpus.tokens).to(self._device)
+        self._tokens = torch.from_numpy(corpus.tokens).to(device)
         self._targets = [encode(text) for text in corpus.texts]
+
+    def add(self, *folders: Path) -> None:
+        """Take further sets in."""
+        had = len(self.corpus.parts)
+        self.corpus.add(*folders)
+        fresh = [torch.from_numpy(part).to(self._tokens.device) for part in self.corpus.parts[had:]]
+        self._tokens = torch.cat([self._tokens, *fresh])
+        del fresh
+        if self._tokens.device.type == 'cuda':
+            torch.cuda.empty_cache()  # else every size that this buffer had stays reserved
+        self._targets += [encode(text) for text in self.corpus.texts[len(self._targets) :]]
 
     def batch(self, picked: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor, list[int]]:
         """Features (B, N, 4, 80), keep (B, N) and the B lengths of the picked utterances."""
@@ -149,6 +158,14 @@ def prepare(network: SpeechEncoder, corpus: Corpus) -> None:
     network.feature_scale.copy_(torch.from_numpy(1.0 / np.maximum(deviation, 0.1)))
 
 
+@torch.no_grad()
+def quieten(network: SpeechEncoder, gain: float) -> None:
+    """Let the norms that end fresh polynomial mixers begin with a gain: 1 adds as much as the tokens are."""
+    for mixer in network.modules():
+        if isinstance(mixer, PolynomialMixer) and isinstance(mixer.norm, nn.LayerNorm):
+            mixer.norm.weight.fill_(gain)
+
+
 class PlainUpdate:
     """Learns from one batch a call, launch by launch."""
 
@@ -160,7 +177,7 @@ class PlainUpdate:
         rate: Callable[[int], float],
         whole: float,
     ) -> None:
-        self._network, self._feed, self._rng, self._rate, self._whole = network, feed, rng, rate, whole
+        self._network, self._feed, self._rng, self._rate, self.whole = network, feed, rng, rate, whole
         # The paper's betas.
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=0.01)
 
@@ -168,7 +185,7 @@ class PlainUpdate:
         """One update; gives its loss, on the device."""
         for group in self.optimiser.param_groups:
             group['lr'] = self._rate(step)
-        loss = loss_of(self._network, self._feed, picked, self._rng, whole=self._whole)
+        loss = loss_of(self._network, self._feed, picked, self._rng, whole=self.whole)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), 5.0)
@@ -191,7 +208,8 @@ def make_update(
         network, feed: on one device.
         rng: of masks and block sizes.
         rate: learning rate by step.
-        whole: share of updates that mix whole utterances, the others mix streams.
+        whole: share of updates that mix whole utterances, the others mix streams; what is returned keeps it as an
+            attribute.
         graphs: on CUDA, capture updates as graphs.
     """
     network.train()
@@ -203,6 +221,26 @@ def make_update(
 
 def _ctc_of(feed: Feed, log_probs: Tensor, picked: np.ndarray[Any, Any], lengths: list[int]) -> Tensor:
     return ctc(log_probs, feed, picked, lengths)
+
+
+class Average:
+    """Exponentially averaged weights of a network that is being trained, as a network of its own.
+
+    Args:
+        network: whose weights, at first as they are.
+        keep: share of the average that an update keeps, at most; early on it is less, so that the beginning fades.
+    """
+
+    def __init__(self, network: SpeechEncoder, keep: float) -> None:
+        self.network = deepcopy(network).eval().requires_grad_(False)
+        self._keep = keep
+        self._to, self._from = list(self.network.parameters()), list(network.parameters())
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after update number `step`."""
+        keep = min(self._keep, (1.0 + step) / (10.0 + step))
+        torch._foreach_lerp_(self._to, self._from, 1.0 - keep)  # type: ignore[arg-type]
 
 
 def train(options: argparse.Namespace) -> None:
@@ -226,6 +264,8 @@ def train(options: argparse.Namespace) -> None:
     if options.start and not options.resume:
         network.load_state_dict(read_weights(options.start)[0].state_dict())
     prepare(network, corpus)
+    if config.mixer == 'pom' and not options.start:
+        quieten(network, options.mixer_gain)
     network.to(device)
     feed, check = Feed(corpus, device), Feed(checks, device)
     if options.resume:
@@ -236,35 +276,41 @@ def train(options: argparse.Namespace) -> None:
     def rate(at: int) -> float:
         return cosine_rate(budget.total / whole, at, peak=options.rate, floor=1e-6, warmup=WARM_UP)
 
-    share = options.whole if config.mixer == 'pom' else 1.0
-    update = make_update(network, feed, rng, rate, whole=share, graphs=options.graphs)
+    def share() -> float:
+        if config.mixer != 'pom':
+            return 1.0
+        return float(options.whole) if budget.total >= options.streams_first * whole else 0.0
+
+    update = make_update(network, feed, rng, rate, whole=share(), graphs=options.graphs)
     if options.resume:
         first, _ = load_checkpoint(options.out, network, update.optimiser, {'data': rng})
+    average = Average(network, options.average)
+    if options.resume and (kept := read_extra(options.out)):
+        average.network.load_state_dict(kept)
     curves = Curves(options.out / 'curves.csv')
     losses: list[Tensor] = []
     step = first
     with budget:
-        looked = saved = time.monotonic()
+        looked = time.monotonic()
         batches = feed.corpus.batches(options.batch, rng)
         while True:
+            update.whole = share()
             losses.append(update(step, next(batches)))
+            average.update(step)
             step += 1
             if budget.is_over:
                 break
             if time.monotonic() - looked >= options.look_s:
-                _look(network, check, curves, step, budget.total, losses)
+                _save(options, network, average, update.optimiser, step, budget.total, rng, feed)
+                _look(average.network, check, curves, step, budget.total, losses)
                 looked, losses = time.monotonic(), []
-                finished = [folder for folder in options.data if is_finished(folder)]
-                if len(finished) > len(known):
-                    known = finished
-                    feed.take(Corpus(*known))
+                if fresh := [folder for folder in options.data if folder not in known and is_finished(folder)]:
+                    known += fresh
+                    feed.add(*fresh)
                     batches = feed.corpus.batches(options.batch, rng)
                     print(f'{len(feed.corpus)} utterances from now on', flush=True)
-            if time.monotonic() - saved >= 60.0:
-                _save(options, network, update.optimiser, step, budget.total, config, rng, feed)
-                saved = time.monotonic()
-    _save(options, network, update.optimiser, step, budget.total, config, rng, feed)
-    _look(network, check, curves, step, budget.total, losses)
+    _save(options, network, average, update.optimiser, step, budget.total, rng, feed)
+    _look(average.network, check, curves, step, budget.total, losses)
     curves.draw(
         options.out / 'curves.png', 'step', {'loss a character': ['loss'], 'held-out CER': ['cer', 'cer_320ms']}
     )
@@ -285,24 +331,25 @@ def _look(network: SpeechEncoder, check: Feed, curves: Curves, step: int, second
 def _save(
     options: argparse.Namespace,
     network: SpeechEncoder,
+    average: Average,
     optimiser: torch.optim.Optimizer,
     step: int,
     seconds: float,
-    config: PomSpeechConfig,
     rng: np.random.Generator,
     feed: Feed,
 ) -> None:
     facts = {
-        'config': config.to_dict(),
+        'config': network.config.to_dict(),
         'seconds': seconds,
         'seed': options.seed,
         'batch': options.batch,
         'data': feed.corpus.about,
     }
-    save_checkpoint(options.out, network, optimiser, step=step, facts=facts, generators={'data': rng})
+    extra = average.network.state_dict()
+    save_checkpoint(options.out, network, optimiser, step=step, facts=facts, generators={'data': rng}, extra=extra)
     if options.weights:
         card = {'name': 'pom_speech', 'updates': step, 'seed': options.seed, 'training_seconds': round(seconds)}
-        ship(options.weights, network, card | {'corpus': facts['data']})
+        ship(options.weights, average.network, card | {'corpus': facts['data']})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -326,9 +373,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--rate', type=float, default=1.5e-3, help='peak learning rate')
     parser.add_argument('--dropout', type=float)
+    parser.add_argument(
+        '--mixer-gain', type=float, default=1.0, help='of the norms that end fresh polynomial mixers (default 1)'
+    )
     parser.add_argument('--whole', type=float, default=0.5, help='share of updates that are no streams (default 0.5)')
+    parser.add_argument(
+        '--streams-first', type=float, default=0.0, help='share of the time with streams alone, at the beginning'
+    )
+    parser.add_argument(
+        '--average', type=float, default=0.999,
+        help='what is looked at and written is an average of the weights; so much of it survives an update (0: none)',
+    )  # fmt: skip
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--look-s', type=float, default=30.0, help='seconds between looks at held-out speech')
+    parser.add_argument(
+        '--look-s', type=float, default=30.0, help='seconds between checkpoints with a look at held-out speech'
+    )
     parser.add_argument('--weights', type=Path, help='also write half-precision weights there with every checkpoint')
     parser.add_argument('--no-graphs', dest='graphs', action='store_false', help='CUDA: launch kernel by kernel')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')

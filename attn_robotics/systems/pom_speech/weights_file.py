@@ -14,7 +14,7 @@ from attn_robotics.runtime.errors import EngineError
 from attn_robotics.runtime.weights import load_into, read_verified
 from attn_robotics.systems.pom_speech.config import PomSpeechConfig
 from attn_robotics.systems.pom_speech.model import SpeechEncoder
-from attn_robotics.training.checkpoint import read_network
+from attn_robotics.training.checkpoint import read_extra, read_network
 from attn_robotics.training.weights import write_weights
 
 DEFAULT_WEIGHTS = Path(__file__).with_name('weights') / 'pom_speech.safetensors'
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     tensors, facts = read_network(options.checkpoint)
     network = SpeechEncoder(PomSpeechConfig.from_dict(facts['config']))
-    network.load_state_dict(tensors)
+    network.load_state_dict(read_extra(options.checkpoint) or tensors)  # the averaged ones where they are kept
     card = yaml.safe_load(options.card.read_text()) if options.card else {}
     card |= {'seed': facts['seed'], 'training_seconds': round(facts['seconds']), 'corpus': facts['data']}
     with torch.no_grad():

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from attn_robotics.systems.pom_speech import grammar
+from attn_robotics.systems.pom_speech.acoustics import NOISES, play_faster
 from attn_robotics.systems.pom_speech.data import Corpus, Recipe, from_bytes, make_corpus, make_utterance, to_bytes
 from attn_robotics.systems.pom_speech.data import main as make_data
 from attn_robotics.systems.pom_speech.evaluate import main as evaluate
@@ -29,10 +30,20 @@ from attn_robotics.systems.pom_speech.study import (
     size_of,
     summarise,
 )
-from attn_robotics.systems.pom_speech.train import Feed, draw_mask, make_update, prepare, transcribe
+from attn_robotics.systems.pom_speech.train import (
+    Average,
+    Feed,
+    draw_mask,
+    loss_of,
+    make_update,
+    prepare,
+    quieten,
+    transcribe,
+)
 from attn_robotics.systems.pom_speech.train import main as train
+from attn_robotics.systems.pom_speech.weights_file import main as write_shipped
 from attn_robotics.systems.pom_speech.weights_file import read_weights, ship
-from attn_robotics.training.checkpoint import read_facts
+from attn_robotics.training.checkpoint import read_extra, read_facts, read_network
 
 TONES = Recipe(voice='tones', snr_db=20.0, reverberation=0.5)
 TINY = dataclasses.replace(REFERENCE, width=16, layers=1, feed_forward=16, channels=4, dropout=0.0)
@@ -57,6 +68,116 @@ def test_a_corpus_is_the_same_for_the_same_seed_and_keeps_what_is_there(corpus, 
 def test_bytes_keep_features_to_half_a_step():
     features = to_tokens(log_mel(make_utterance(TONES, np.random.default_rng(0))[0]))
     np.testing.assert_allclose(from_bytes(to_bytes(features)), features, atol=0.0501)
+
+
+def test_sets_that_join_leave_what_is_there_in_its_place(corpus, tmp_path):
+    make_corpus(tmp_path, TONES, 8, seed=2)
+    feed = Feed(Corpus(corpus), torch.device('cpu'))
+    picked = np.array([3, 17])
+    before = feed.batch(picked)[0], feed.targets(picked)[0]
+    feed.add(tmp_path)
+    together, alone = Corpus(corpus, tmp_path), Corpus(tmp_path)
+    assert feed.corpus.texts == together.texts and np.array_equal(feed.corpus.tokens, together.tokens)
+    assert feed.corpus.about == together.about and together.about['count'] == 32
+    torch.testing.assert_close((feed.batch(picked)[0], feed.targets(picked)[0]), before)
+    np.testing.assert_array_equal(feed.batch(np.array([24 + 5]))[0][0].numpy(), alone.features(5))
+    np.testing.assert_array_equal(feed.corpus.features(24 + 5), alone.features(5))
+
+
+def test_pauses_come_before_the_words_and_hiss_fills_them():
+    quiet = dataclasses.replace(TONES, snr_db=np.inf, reverberation=0.0, pairs=0.0)
+
+    def silences(recipe):
+        found = []
+        for seed in range(30):
+            samples, _ = make_utterance(recipe, np.random.default_rng(seed))
+            found.append(np.flatnonzero(np.abs(samples) > 1e-2)[0] / 16_000)
+        return np.array(found)
+
+    short, long = silences(quiet), silences(dataclasses.replace(quiet, pauses=1.0))
+    assert short.min() >= 0.1 and short.max() < 0.9
+    assert long.min() >= 0.5 and 5.0 < long.max() < 10.2 and 1.0 < np.median(long) < 5.0
+    hissing = dataclasses.replace(quiet, pauses=1.0, hiss=1.0)
+    for seed in range(10):
+        before = make_utterance(hissing, np.random.default_rng(seed))[0][:8000]
+        assert 10.0 ** (-87 / 20) < np.sqrt((before**2).mean()) < 10.0 ** (-43 / 20)
+
+
+def test_noise_may_begin_within_a_pause_and_is_whole_at_the_words():
+    recipe = dataclasses.replace(TONES, snr_db=10.0, reverberation=0.0, pairs=0.0, pauses=1.0)
+    rises = []
+    for seed in range(40):
+        samples, _ = make_utterance(recipe, np.random.default_rng(seed))
+        first, last = (np.sqrt((part**2).mean()) for part in (samples[:1600], samples[-6400:]))
+        rises.append(20 * np.log10(last / first))
+    assert (np.abs(rises) < 4.0).mean() > 0.25 and (np.array(rises) > 10.0).mean() > 0.25
+
+
+def test_warped_speech_is_shorter_and_higher_or_longer_and_lower():
+    recipe = dataclasses.replace(TONES, snr_db=np.inf, reverberation=0.0, pairs=0.0)
+    x = np.sin(2 * np.pi * 1000.0 * np.arange(16_000) / 16_000)
+    fast = play_faster(x, 1.1)
+    assert len(fast) == pytest.approx(16_000 / 1.1, abs=1)
+    assert np.abs(np.fft.rfft(fast)).argmax() * 16_000 / len(fast) == pytest.approx(1100.0, abs=3.0)
+    assert make_utterance(recipe, np.random.default_rng(0))[1]  # without: no draw more than before
+    lengths = {
+        len(make_utterance(dataclasses.replace(recipe, warp=w), np.random.default_rng(3))[0]) for w in (0.0, 0.1)
+    }
+    assert len(lengths) == 2
+
+
+def test_sets_of_older_recipes_stay_as_they_were():
+    samples, text = make_utterance(TONES, np.random.default_rng(5))
+    assert text == 'hey robot take a picture slowly what do you see on the garage quickly'
+    assert float(np.abs(samples).sum()) == pytest.approx(2907.3857, rel=1e-5)
+
+
+def test_the_average_follows_the_weights_and_is_what_ships(corpus, tmp_path, monkeypatch):
+    network = SpeechEncoder(TINY)
+    average = Average(network, 0.5)
+    start = network.head.bias.detach().clone()
+    with torch.no_grad():
+        network.head.bias += 1.0
+    average.update(1000)
+    torch.testing.assert_close(average.network.head.bias, start + 0.5)
+    with torch.no_grad():
+        network.head.bias += 1.0
+    average.update(1000)
+    torch.testing.assert_close(average.network.head.bias, start + 1.25)
+    none = Average(network, 0.0)
+    with torch.no_grad():
+        network.head.bias += 1.0
+    none.update(5)
+    torch.testing.assert_close(none.network.head.bias, start + 3.0)
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.PomSpeechConfig', lambda mixer='pom': TINY)
+    weights = tmp_path / 'weights.safetensors'
+    train([
+        '--data', str(corpus), '--validation', str(corpus), '--out', str(tmp_path), '--batch', '8', '--device', 'cpu',
+        '--minutes', '0.02', '--average', '0.9', '--weights', str(weights),
+    ])  # fmt: skip
+    kept, plain = read_extra(tmp_path), read_network(tmp_path)[0]
+    shipped = read_weights(weights)[0].state_dict()
+    torch.testing.assert_close(shipped['head.weight'], kept['head.weight'], atol=2e-4, rtol=2e-3)
+    assert not torch.equal(kept['head.weight'], plain['head.weight'])
+    write_shipped([str(tmp_path), '--out', str(tmp_path / 'again.safetensors')])
+    torch.testing.assert_close(read_weights(tmp_path / 'again.safetensors')[0].state_dict(), shipped)
+
+
+def test_training_may_begin_with_streams_alone(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.PomSpeechConfig', lambda mixer='pom': TINY)
+    seen = []
+
+    def watch(network, feed, picked, rng, *, whole):
+        seen.append(whole)
+        return loss_of(network, feed, picked, rng, whole=whole)
+
+    monkeypatch.setattr('attn_robotics.systems.pom_speech.train.loss_of', watch)
+    train([
+        '--data', str(corpus), '--validation', str(corpus), '--out', str(tmp_path), '--batch', '8', '--device', 'cpu',
+        '--minutes', '0.03', '--whole', '0.3', '--streams-first', '0.5',
+    ])  # fmt: skip
+    first = seen.index(0.3)
+    assert set(seen[:first]) == {0.0} and set(seen[first:]) == {0.3} and 0.2 < first / len(seen) < 0.8
 
 
 def test_batches_hold_every_utterance_once_and_similar_lengths(corpus):
@@ -259,6 +380,10 @@ def test_the_evaluation_writes_rows_and_pictures(tmp_path):
     rows = {row['name']: row for row in content['rows']}
     assert content['schema'] == 1 and content['conditions']['seeds'] == [1000]
     assert {'cer/offline/new_both/0dB', 'wer/blocks_320ms/new_voices/clean', 'wer/stream/new_both/20dB'} <= set(rows)
+    assert {f'utterances/noise_alone/{kind}' for kind in NOISES} | {'utterance_errors/stream/new_both/20dB'} <= set(
+        rows
+    )
+    assert 'wer/stream_long_pauses/new_both/20dB' in rows
     assert rows['difference/blocks_320ms-offline/log_probs/float64']['met'] is True
     assert table.with_suffix('.png').stat().st_size > 1000
 
@@ -267,7 +392,8 @@ def test_the_evaluation_writes_rows_and_pictures(tmp_path):
 def test_the_share_of_whole_utterances_is_kept_and_every_block_size_gets_its_turn(whole):
     drawn = [block_of(step, whole) for step in range(400)]
     assert drawn.count(None) == 400 * whole
-    assert {drawn.count(block) for block in BLOCKS} == {200 * (1 - whole)}
+    for block in BLOCKS:
+        assert drawn.count(block) == BLOCKS.count(block) * 400 * (1 - whole) / len(BLOCKS)
     assert all(part.count(None) == 4 * whole for part in (drawn[at : at + 4] for at in range(0, 400, 4)))
 
 
@@ -294,8 +420,18 @@ def test_an_untrained_polynomial_mixer_adds_as_much_as_the_tokens_are_and_an_abs
     assert found['fresh/pom_k2/between_tokens'] < found['fresh/pom_k2/size']
 
 
+def test_a_smaller_gain_makes_fresh_mixers_add_less(corpus):
+    torch.manual_seed(0)
+    network = SpeechEncoder(TINY)
+    x = torch.randn(2, 6, 16)
+    before = network.layers[0].mixer(x)[0].std()
+    quieten(network, 0.1)
+    torch.testing.assert_close(network.layers[0].mixer(x)[0].std(), 0.1 * before)
+
+
 @pytest.mark.gpu
-def test_captured_updates_learn_as_plain_ones_do(corpus):
+@pytest.mark.parametrize('whole', [1.0, 0.0])
+def test_captured_updates_learn_as_plain_ones_do(corpus, whole):
     if not torch.cuda.is_available():
         pytest.skip('no CUDA device')
     device, loaded = torch.device('cuda'), Corpus(corpus)
@@ -306,7 +442,7 @@ def test_captured_updates_learn_as_plain_ones_do(corpus):
         prepare(network, loaded)
         network.to(device)
         rng = np.random.default_rng(0)
-        update = make_update(network, Feed(loaded, device), rng, lambda step: 5e-3, whole=1.0, graphs=graphs)
+        update = make_update(network, Feed(loaded, device), rng, lambda step: 5e-3, whole=whole, graphs=graphs)
         batches = loaded.batches(8, np.random.default_rng(0))
         losses = [float(update(step, next(batches))) for step in range(60)]
         after.append(np.mean(losses[-10:]))
