@@ -50,6 +50,41 @@ def _tables(query_table, key_table, m, d, a_m, b_m, table, width, PRODUCT: tl.co
 
 
 @triton.jit
+def _by_set(x, y):
+    """Matrix products of sets, (sets, M, K) with (sets, K, N). One set goes flat: only then warps share its rows."""
+    if x.shape[0] == 1:
+        flat = tl.dot(
+            tl.reshape(x, (x.shape[1], x.shape[2])), tl.reshape(y, (y.shape[1], y.shape[2])), input_precision='ieee'
+        )
+        return tl.reshape(flat, (1, x.shape[1], y.shape[2]))
+    else:
+        return tl.dot(x, y, input_precision='ieee')
+
+
+@triton.jit
+def _picks(
+    q_tile, k_tile, index, a, b, constant, a_1, b_1, constant_1,
+    BATCH: tl.constexpr, TILE: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """(q_i + a_m) . b_m + a_m . k_j for the relation m of every pair; if PACKED, a_1 and b_1 are rows 32 and up."""
+    turned = tl.permute(index, (0, 2, 1))
+    by_query = tl.dot(q_tile, tl.trans(b), input_precision='ieee') + constant[None, :]
+    by_key = tl.dot(k_tile, tl.trans(a), input_precision='ieee')
+    if PACKED:
+        by_query = _pack(by_query, tl.dot(q_tile, tl.trans(b_1), input_precision='ieee') + constant_1[None, :])
+        by_key = _pack(by_key, tl.dot(k_tile, tl.trans(a_1), input_precision='ieee'))
+    by_query = tl.reshape(by_query, (BATCH, TILE, a.shape[0]))
+    by_key = tl.reshape(by_key, (BATCH, TILE, a.shape[0]))
+    if PACKED:
+        mine = _unpack(tl.gather(by_query, index & 31, 2), index)
+        theirs = _unpack(tl.gather(by_key, turned & 31, 2), turned)
+    else:
+        mine = tl.gather(by_query, tl.maximum(index, 0), 2)
+        theirs = tl.gather(by_key, tl.maximum(turned, 0), 2)
+    return mine + tl.permute(theirs, (0, 2, 1))
+
+
+@triton.jit
 def _sets(
     q, k, v, o, query_table, key_table, relation,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, a_m, a_h, b_m, b_h, r_b, r_q,
@@ -67,14 +102,13 @@ def _sets(
     GROUP: tl.constexpr = ROWS // SLOTS
     h = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, WIDTH)
-    m = tl.arange(0, TABLE)
+    m = tl.arange(0, 32 if PACKED else TABLE)
     query_table += h * a_h
     key_table += h * b_h
     a, b, constant = _tables(query_table, key_table, m, d, a_m, b_m, table, width, PRODUCT)
+    a_1, b_1, constant_1 = a, b, constant
     if PACKED:
-        half = tl.arange(0, 32)
-        a_0, b_0, constant_0 = _tables(query_table, key_table, half, d, a_m, b_m, table, width, PRODUCT)
-        a_1, b_1, constant_1 = _tables(query_table, key_table, half + 32, d, a_m, b_m, table, width, PRODUCT)
+        a_1, b_1, constant_1 = _tables(query_table, key_table, m + 32, d, a_m, b_m, table, width, PRODUCT)
     r = tl.arange(0, ROWS)
     own = r // SLOTS
     slot = r % SLOTS
@@ -110,38 +144,16 @@ def _sets(
             there = same & (i_set < left)
             pair = there & (i % SLOTS < queries) & (j % SLOTS < keys)
             index = tl.load(r_at + forth, mask=pair, other=-1).to(tl.int32)
-        turned = tl.permute(index, (0, 2, 1))
-        if PACKED:
-            by_query = _pack(
-                tl.dot(q_tile, tl.trans(b_0), input_precision='ieee') + constant_0[None, :],
-                tl.dot(q_tile, tl.trans(b_1), input_precision='ieee') + constant_1[None, :],
-            )
-            by_key = _pack(
-                tl.dot(k_tile, tl.trans(a_0), input_precision='ieee'),
-                tl.dot(k_tile, tl.trans(a_1), input_precision='ieee'),
-            )
-            by_query = tl.reshape(by_query, (BATCH, TILE, 32))
-            by_key = tl.reshape(by_key, (BATCH, TILE, 32))
-        else:
-            by_query = tl.dot(q_tile, tl.trans(b), input_precision='ieee') + constant[None, :]
-            by_key = tl.dot(k_tile, tl.trans(a), input_precision='ieee')
-            by_query = tl.reshape(by_query, (BATCH, TILE, TABLE))
-            by_key = tl.reshape(by_key, (BATCH, TILE, TABLE))
         q_3 = tl.reshape(q_tile, (BATCH, TILE, WIDTH))
         k_3 = tl.permute(tl.reshape(k_tile, (BATCH, TILE, WIDTH)), (0, 2, 1))
-        scores = tl.dot(q_3, k_3, input_precision='ieee')
-        if PACKED:
-            scores += _unpack(tl.gather(by_query, index & 31, 2), index)
-            scores += tl.permute(_unpack(tl.gather(by_key, turned & 31, 2), turned), (0, 2, 1))
-        else:
-            scores += tl.gather(by_query, tl.maximum(index, 0), 2)
-            scores += tl.permute(tl.gather(by_key, tl.maximum(turned, 0), 2), (0, 2, 1))
+        scores = _by_set(q_3, k_3)
+        scores += _picks(q_tile, k_tile, index, a, b, constant, a_1, b_1, constant_1, BATCH, TILE, PACKED)
         scores = tl.where(index >= 0, scores * scale, float('-inf'))
         top = tl.max(scores, 2)
         top = tl.where(top == float('-inf'), 0.0, top)
         weights = tl.exp2(scores - top[:, :, None])
         total = tl.sum(weights, 2)
-        out = tl.dot(weights.to(PRODUCT), v_tile, input_precision='ieee')
+        out = _by_set(weights.to(PRODUCT), v_tile)
         out = out * (1.0 / tl.where(total > 0.0, total, 1.0))[:, :, None]
         o_at = o + first * o_b + h * o_h + (own * o_b + slot * o_n)[:, None] + d[None, :]
         out = tl.reshape(out, (ROWS, WIDTH)).to(o.dtype.element_ty)
