@@ -17,8 +17,16 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two, starts_early
-from attn_robotics.kernels.relation.sets import PROCESSORS, _by_set, _picks, _tables, geometry
+from attn_robotics.kernels.launch import interpreter_product, on_device_of, power_of_two, starts_early
+from attn_robotics.kernels.relation.sets import (
+    PROCESSORS,
+    _by_set,
+    _picks,
+    _picks_turned,
+    _tables,
+    _turned_rows,
+    geometry,
+)
 
 Tiles = tuple[int, int, int, int]  # rows of a tile, warps, stages, programs a processor (0: a program for every tile)
 Config = tuple[Tiles, tuple[int, int], Tiles]  # of weights and scores, of debts (members, warps), of rows
@@ -30,7 +38,8 @@ def _scores(
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, g_b, g_h, g_n, dv_b, dv_h, dv_n, a_m, a_h, b_m, b_h, r_b, r_q,
     sets, heads, queries, keys, table, width, scale,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, TABLE: tl.constexpr, EVEN: tl.constexpr,
-    PRODUCT: tl.constexpr, PACKED: tl.constexpr, STAGES: tl.constexpr, ONCE: tl.constexpr, EARLY: tl.constexpr,
+    PRODUCT: tl.constexpr, PACKED: tl.constexpr, TURNED: tl.constexpr, STAGES: tl.constexpr, ONCE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the values and at the scores, in groups of ROWS / SLOTS sets of one head."""
     if EARLY:
@@ -41,12 +50,12 @@ def _scores(
     GROUP: tl.constexpr = ROWS // SLOTS
     h = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, WIDTH)
-    m = tl.arange(0, 32 if PACKED else TABLE)
+    m = _turned_rows(TABLE, PACKED) if TURNED else tl.arange(0, 32 if PACKED else TABLE)
     query_table += h * a_h
     key_table += h * b_h
     a, b, constant = _tables(query_table, key_table, m, d, a_m, b_m, table, width, PRODUCT)
     a_1, b_1, constant_1 = a, b, constant
-    if PACKED:
+    if PACKED and not TURNED:
         a_1, b_1, constant_1 = _tables(query_table, key_table, m + 32, d, a_m, b_m, table, width, PRODUCT)
     r = tl.arange(0, ROWS)
     own, slot = r // SLOTS, r % SLOTS
@@ -87,7 +96,10 @@ def _scores(
             g_tile = tl.load(g_at, mask=row_in, other=0.0).to(PRODUCT)
         k_3 = tl.permute(tl.reshape(k_tile, (BATCH, TILE, WIDTH)), (0, 2, 1))
         scores = _by_set(tl.reshape(q_tile, (BATCH, TILE, WIDTH)), k_3)
-        scores += _picks(q_tile, k_tile, index, a, b, constant, a_1, b_1, constant_1, BATCH, TILE, PACKED)
+        if TURNED:
+            scores += _picks_turned(q_tile, k_tile, index, a, b, constant, BATCH, TILE, PACKED)
+        else:
+            scores += _picks(q_tile, k_tile, index, a, b, constant, a_1, b_1, constant_1, BATCH, TILE, PACKED)
         scores = tl.where(index >= 0, scores * (scale * 1.4426950408889634), float('-inf'))
         top = tl.max(scores, 2)
         weights = tl.exp2(scores - tl.where(top == float('-inf'), 0.0, top)[:, :, None])
@@ -147,7 +159,7 @@ def _debts(
     SLOTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TABLE: tl.constexpr, PRODUCT: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """What ROWS queries (program_id(1) = 0) or keys owe to every row of the other side's table, for all heads at once."""
+    """What ROWS queries (program_id(1) = 0) or keys owe to the other side's table, for all heads at once."""
     PARTS: tl.constexpr = TABLE // 16
     TILE: tl.constexpr = SLOTS if SLOTS > 16 else 16
     member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -155,7 +167,9 @@ def _debts(
     head = column // PARTS
     to = (head.to(tl.int64)[None, :, None] * tiles * TILE + member[:, None, None]) * TABLE
     to += (column % PARTS * 16)[None, :, None] + tl.arange(0, 16)[None, None, :]
-    here = (member < tiles * TILE)[:, None, None] & (head < heads)[None, :, None] & (tl.arange(0, 16) >= 0)[None, None, :]
+    here = (
+        (member < tiles * TILE)[:, None, None] & (head < heads)[None, :, None] & (tl.arange(0, 16) >= 0)[None, None, :]
+    )
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()  # for the scores
@@ -181,7 +195,6 @@ def _rows(
 ):  # fmt: skip
     """Gradients of queries and keys, and this program's share of those of both tables. INSIDE: debts are made here."""
     TILE: tl.constexpr = SLOTS if SLOTS > 16 else 16
-    PACK: tl.constexpr = TILE // SLOTS
     BATCH: tl.constexpr = ROWS // TILE
     GROUP: tl.constexpr = ROWS // SLOTS
     PARTS: tl.constexpr = TABLE // 16
@@ -301,8 +314,8 @@ def _add(
 def settings(slots: int) -> Config:
     """See `Config`."""
     if slots <= 16:
-        return (32, 4, 1, 4), (16, 4), (64, 4, 2, 2)
-    return (32, 4, 1, 4), (16, 4), (32, 4, 2, 2)
+        return (64, 4, 1, 0), (16, 4), (64, 8, 2, 1)
+    return (32, 4, 1, 0), (16, 4), (32, 8, 2, 2)
 
 
 def collected_backward(
@@ -317,10 +330,13 @@ def collected_backward(
     scale: float,
     config: tuple[Tiles, tuple[int, int] | None, Tiles] | None = None,
     packed: bool | None = None,
+    turned: bool = True,
+    registers: tuple[int | None, int | None] = (None, None),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and both tables. `config` replaces `settings`, `packed` is for tests.
+    """Gradients of q, k, v and both tables. `config` replaces `settings`; it and what follows are for tuning and tests.
 
-    Without an entry for debts in `config` the pass over rows makes its own, head by head, and they stay off memory.
+    `turned`: products for picking have the table on the left. `registers`: what a thread of the first and of the last
+    pass may use. Without an entry for debts in `config` the pass over rows makes its own, head by head.
     """
     q, k, v, query_table, key_table, relation, gradient = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, query_table, key_table, relation, gradient)
@@ -328,10 +344,10 @@ def collected_backward(
     sets, heads, queries, width = q.shape
     keys, table = k.shape[2], query_table.shape[0]
     first, middle, last = config or settings(power_of_two(max(queries, keys), 8))
-    wide, padded, product = power_of_two(width), power_of_two(table), interpreter_product(q.dtype)
-    early = starts_early(q)
     if packed is None:
         packed = q.dtype == torch.bfloat16 and 32 < table <= 64
+    wide, padded = power_of_two(width), power_of_two(table, 64 if packed else 16)
+    product, early = interpreter_product(q.dtype), starts_early(q)
     slots, rows = geometry(queries, keys, first[0])
     side_rows = geometry(queries, keys, last[0])[1]
     tile = max(slots, 16)
@@ -357,8 +373,8 @@ def collected_backward(
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *gradient.stride()[:3], *d_v.stride()[:3],
             *query_table.stride()[:2], *key_table.stride()[:2], *relation.stride()[:2],
             sets, heads, queries, keys, table, width, scale,
-            ROWS=rows, EVEN=whole and sets % (rows // slots) == 0, PACKED=packed, STAGES=first[2],
-            ONCE=programs == groups, num_warps=first[1], **sizes,
+            ROWS=rows, EVEN=whole and sets % (rows // slots) == 0, PACKED=packed, TURNED=turned, STAGES=first[2],
+            ONCE=programs == groups, num_warps=first[1], maxnreg=registers[0], **sizes,
         )  # fmt: skip
         if middle:
             _debts[(triton.cdiv(tiles * tile, middle[0]), 2)](
@@ -372,7 +388,7 @@ def collected_backward(
             *query_table.stride()[:2], *key_table.stride()[:2], *relation.stride()[:2],
             tiles, sets, heads, queries, keys, table, width,
             ROWS=side_rows, EVEN=whole and sets % (side_rows // slots) == 0, STAGES=last[2], INSIDE=middle is None,
-            num_warps=last[1], launch_pdl=early, **sizes,
+            num_warps=last[1], maxnreg=registers[1], launch_pdl=early, **sizes,
         )  # fmt: skip
         _add[(triton.cdiv(padded, 2), heads)](
             shares, sums, query_table, key_table, d_query, d_key,

@@ -108,10 +108,12 @@ def relation_flash() -> None:
 
 def relation_backward() -> None:
     from attn_robotics.kernels.relation.backward import sets_backward
+    from attn_robotics.kernels.relation.collected import collected_backward
 
-    arguments = relation(1024, 32)
-    for collect in (None, (16, 8)):
-        sets_backward(*arguments, arguments[0], scale=0.125, collect=collect)
+    for sets, slots in ((4096, 8), (1024, 32)):
+        arguments = relation(sets, slots)
+        for backward in (sets_backward, collected_backward):
+            backward(*arguments, arguments[0], scale=0.125)
 
 
 def gravity_index() -> None:
