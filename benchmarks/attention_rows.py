@@ -35,6 +35,7 @@ from attn_robotics.kernels.relation.collected import collected_backward
 from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.fused import relation_forward
 from attn_robotics.kernels.relation.sets import sets_forward
+from attn_robotics.kernels.relation.walk import walk_forward
 from attn_robotics.kernels.svd.fused import attend_fused, factorise_fused
 
 Work = Callable[[], object]
@@ -255,14 +256,42 @@ RELATION_TRIED: dict[int, list[tuple[Callable[..., Tensor], list[dict[str, objec
         (
             flash_forward,
             [
-                {'config': config}
-                for config in ((16, 128, 4, 1, 4), (32, 128, 8, 1, 4), (16, 64, 4, 2, 4), (16, 128, 4, 1, 1))
+                {'config': (16, 128, 4, 1, 1)},
+                {'config': (32, 128, 8, 1, 1), 'ahead': True},
+                {'config': (32, 64, 8, 1, 1), 'ahead': True},
+                {'config': (32, 64, 4, 2, 1), 'ahead': True},
+                {'config': (16, 128, 4, 1, 1), 'ahead': True},
+                {'config': (16, 128, 8, 1, 1), 'ahead': True},
+                {'config': (16, 64, 4, 2, 1), 'ahead': True},
+                {'config': (16, 64, 4, 1, 2), 'ahead': True},
+                {'config': (32, 128, 8, 1, 2), 'ahead': True},
+            ],
+        ),
+        (
+            walk_forward,
+            [
+                {'config': (16, 128, 4, 1)},
+                {'config': (16, 64, 4, 2)},
+                {'config': (16, 64, 4, 1)},
+                {'config': (32, 128, 8, 1)},
+                {'config': (32, 128, 8, 2)},
+                {'config': (32, 64, 8, 2)},
+                {'config': (32, 64, 4, 2)},
             ],
         ),
         (relation_forward, [{'config': (0, 32, 128, 8, 1)}]),
     ],
     128: [
-        (flash_forward, [{'config': config} for config in ((16, 128, 4, 1, 1), (16, 64, 4, 1, 2), (16, 32, 2, 1, 4))]),
+        (flash_forward, [{'config': (16, 64, 4, 1, 2)}, {'config': (16, 64, 4, 1, 1), 'ahead': True}]),
+        (
+            walk_forward,
+            [
+                {'config': (16, 128, 4, 1)},
+                {'config': (16, 128, 8, 1)},
+                {'config': (16, 64, 4, 1)},
+                {'config': (16, 128, 4, 1), 'packed': False},
+            ],
+        ),
         (relation_forward, [{'config': (0, 16, 128, 8, 1)}]),
     ],
 }

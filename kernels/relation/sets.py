@@ -95,6 +95,13 @@ def _turned_rows(table: tl.constexpr, PACKED: tl.constexpr):
 
 
 @triton.jit
+def _pack_turned(products):
+    """(64, N) products with rows of `_turned_rows` as 32 rows of packed words."""
+    low, high = tl.split(tl.permute(tl.reshape(products, (4, 2, 8, products.shape[1])), (0, 2, 3, 1)))
+    return tl.reshape(_pack(low, high), (32, products.shape[1]))
+
+
+@triton.jit
 def _picks_turned(
     q_tile, k_tile, index, a, b, constant, BATCH: tl.constexpr, TILE: tl.constexpr, PACKED: tl.constexpr
 ):  # fmt: skip
@@ -105,12 +112,8 @@ def _picks_turned(
     mine_at = tl.reshape(tl.permute(turned, (1, 0, 2)), (TILE, BATCH * TILE))
     theirs_at = tl.reshape(tl.permute(index, (1, 0, 2)), (TILE, BATCH * TILE))
     if PACKED:
-        low, high = tl.split(tl.permute(tl.reshape(by_query, (4, 2, 8, BATCH * TILE)), (0, 2, 3, 1)))
-        by_query = tl.reshape(_pack(low, high), (32, BATCH * TILE))
-        low, high = tl.split(tl.permute(tl.reshape(by_key, (4, 2, 8, BATCH * TILE)), (0, 2, 3, 1)))
-        by_key = tl.reshape(_pack(low, high), (32, BATCH * TILE))
-        mine = _unpack(tl.gather(by_query, mine_at & 31, 0), mine_at)
-        theirs = _unpack(tl.gather(by_key, theirs_at & 31, 0), theirs_at)
+        mine = _unpack(tl.gather(_pack_turned(by_query), mine_at & 31, 0), mine_at)
+        theirs = _unpack(tl.gather(_pack_turned(by_key), theirs_at & 31, 0), theirs_at)
     else:
         mine = tl.gather(by_query, tl.maximum(mine_at, 0), 0)
         theirs = tl.gather(by_key, tl.maximum(theirs_at, 0), 0)
@@ -241,7 +244,8 @@ def sets_forward(
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
             *query_table.stride()[:2], *key_table.stride()[:2], *relation.stride()[:2],
             sets, queries, keys, table, width, scale * LOG2_E,
-            SLOTS=slots, ROWS=rows, WIDTH=wide, TABLE=power_of_two(table, 64 if packed else 16), PACKED=packed, TURNED=turned,
+            SLOTS=slots, ROWS=rows, WIDTH=wide, TABLE=power_of_two(table, 64 if packed else 16), PACKED=packed,
+            TURNED=turned,
             EVEN=sets % (rows // slots) == 0 and queries == keys == slots and width == wide,
             PRODUCT=interpreter_product(q.dtype), STAGES=stages, num_warps=warps, maxnreg=registers,
         )  # fmt: skip

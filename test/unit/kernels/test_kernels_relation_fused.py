@@ -8,6 +8,7 @@ from attn_robotics.kernels.relation.collected import collected_backward
 from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.fused import relation_forward
 from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
+from attn_robotics.kernels.relation.walk import walk_forward
 
 
 def make(sets, heads, queries, keys, width, rows, dtype, device):
@@ -192,14 +193,30 @@ def test_sets_without_neighbours_get_zero_gradients_and_touch_no_table(device, p
         assert (found == 0).all()
 
 
+@pytest.mark.parametrize('ahead', [False, True], ids=['', 'ahead'])
 @pytest.mark.parametrize('splits', [1, 2, 5])
 @pytest.mark.parametrize(('queries', 'keys', 'width'), [(20, 70, 24), (32, 64, 16), (1, 200, 16)], ids=str)
-def test_keys_may_be_split_among_programs(queries, keys, width, splits, device, poisoned_empty):
+def test_keys_may_be_split_among_programs(queries, keys, width, splits, ahead, device, poisoned_empty):
     arguments = make(2, 2, queries, keys, width, 41, torch.float32, device)
     arguments[5][1, :, : keys // 2] = -1  # a span in which nobody is heard
-    found = flash_forward(*arguments, scale=width**-0.5, config=(16, 32, 4, 1, splits))
+    found = flash_forward(*arguments, scale=width**-0.5, config=(16, 32, 4, 1, splits), ahead=ahead)
     torch.testing.assert_close(found, output(*arguments), rtol=1e-4, atol=1e-4)
     assert (found[0, :, 0] == 0).all()
+
+
+@pytest.mark.parametrize(('queries', 'keys', 'rows'), [(20, 70, 41), (32, 64, 64), (1, 200, 20), (16, 16, 41)], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('packed', [False, True], ids=['plain', 'packed'])
+def test_one_launch_walks_through_the_keys(queries, keys, rows, dtype, packed, device, as_accurate_as_torch):
+    if packed and dtype == torch.float32:
+        pytest.skip('packed values are bfloat16')
+    arguments = make(2, 2, queries, keys, 24, rows, dtype, device)
+    arguments[5][1, :, : keys // 2] = -1
+    truth = output(*(x.double() if x.is_floating_point() else x for x in arguments))
+    for config in ((16, 32, 4, 1), (32, 128, 4, 1)):
+        found = walk_forward(*arguments, scale=24**-0.5, config=config, packed=packed)
+        as_accurate_as_torch(found, output(*arguments), truth)
+        assert (found[0, :, 0] == 0).all()
 
 
 def test_from_the_size_where_it_wins_keys_are_walked_through_after_the_products(device, monkeypatch):
