@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from attn_robotics.kernels.launch import interpreter_product, on_device_of, power_of_two, starts_early
+from attn_robotics.kernels.launch import interpreter_product, nearest, on_device_of, power_of_two, starts_early
 from attn_robotics.kernels.relation.sets import (
     PROCESSORS,
     _by_set,
@@ -107,7 +107,7 @@ def _scores(
         weights = weights * (1.0 / tl.where(total > 0.0, total, 1.0))[:, :, None]
         g_3 = tl.reshape(g_tile, (BATCH, TILE, WIDTH))
         d_v = _by_set(tl.permute(weights.to(PRODUCT), (0, 2, 1)), g_3)
-        d_v = tl.reshape(d_v, (ROWS, WIDTH)).to(dv.dtype.element_ty)
+        d_v = nearest(tl.reshape(d_v, (ROWS, WIDTH)), dv.dtype.element_ty)
         v_3 = tl.permute(tl.reshape(v_tile, (BATCH, TILE, WIDTH)), (0, 2, 1))
         d_weights = _by_set(g_3, v_3)
         mean = tl.sum(weights * d_weights, 2)
@@ -115,11 +115,11 @@ def _scores(
         at = score + (first // PACK * heads + h) * (TILE * TILE) + score_at
         if EVEN:
             tl.store(dv_at, d_v)
-            tl.store(at, d_score.to(score.dtype.element_ty))
+            tl.store(at, nearest(d_score, score.dtype.element_ty))
         else:
             tl.store(dv_at, d_v, mask=key_in)
             there = (e * PACK < left) & (i >= 0) & (j >= 0)
-            tl.store(at, d_score.to(score.dtype.element_ty), mask=there)
+            tl.store(at, nearest(d_score, score.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -177,12 +177,12 @@ def _debts(
         debts = _owed(
             relation, score, member, tiles, sets, heads, queries, keys, r_b, r_q, SLOTS, COLUMNS, PARTS, True, PRODUCT
         )
-        tl.store(owed_queries + to, debts.to(owed_queries.dtype.element_ty), mask=here)
+        tl.store(owed_queries + to, nearest(debts, owed_queries.dtype.element_ty), mask=here)
     else:
         debts = _owed(
             relation, score, member, tiles, sets, heads, queries, keys, r_b, r_q, SLOTS, COLUMNS, PARTS, False, PRODUCT
         )
-        tl.store(owed_keys + to, debts.to(owed_keys.dtype.element_ty), mask=here)
+        tl.store(owed_keys + to, nearest(debts, owed_keys.dtype.element_ty), mask=here)
 
 
 @triton.jit
@@ -258,9 +258,9 @@ def _rows(
         q_3 = tl.reshape(q_tile, (BATCH, TILE, WIDTH))
         k_3 = tl.reshape(k_tile, (BATCH, TILE, WIDTH))
         near = tl.reshape(_by_set(pairs, k_3), (ROWS, WIDTH))
-        d_q = tl.dot(owed_q, b, near, input_precision='ieee').to(dq.dtype.element_ty)
+        d_q = nearest(tl.dot(owed_q, b, near, input_precision='ieee'), dq.dtype.element_ty)
         near = tl.reshape(_by_set(tl.permute(pairs, (0, 2, 1)), q_3), (ROWS, WIDTH))
-        d_k = tl.dot(owed_k, a, near, input_precision='ieee').to(dk.dtype.element_ty)
+        d_k = nearest(tl.dot(owed_k, a, near, input_precision='ieee'), dk.dtype.element_ty)
         if EVEN:
             tl.store(dq_at, d_q)
             tl.store(dk_at, d_k)
@@ -307,8 +307,8 @@ def _add(
         both += tl.load(sums + to, mask=here, other=0.0)
     counted = tl.sum(both, 0)[:, None]
     to = (m[:, None] * heads + h) * width + d[None, :]
-    tl.store(d_query + to, (tl.sum(share_a, 0) + counted * b).to(d_query.dtype.element_ty), mask=inside)
-    tl.store(d_key + to, (tl.sum(share_b, 0) + counted * a).to(d_key.dtype.element_ty), mask=inside)
+    tl.store(d_query + to, nearest(tl.sum(share_a, 0) + counted * b, d_query.dtype.element_ty), mask=inside)
+    tl.store(d_key + to, nearest(tl.sum(share_b, 0) + counted * a, d_key.dtype.element_ty), mask=inside)
 
 
 def settings(slots: int) -> Config:
