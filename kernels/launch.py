@@ -40,6 +40,15 @@ def interpreter_product(dtype: torch.dtype) -> tl.constexpr:
 
 
 @triton.jit
+def nearest(x, dtype: tl.constexpr):
+    """float32 x as `dtype`, rounded to nearest as a GPU does: the interpreter cuts bfloat16 off."""
+    if not APPROXIMATE and dtype == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
 def log2_positive(x):
     """Base-2 logarithm of x >= 1: one instruction, without the library's care for subnormals."""
     if APPROXIMATE:

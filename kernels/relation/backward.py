@@ -6,9 +6,7 @@ the gradient of the values. A second kernel runs once for each side: a tile of w
 completes the gradients of its rows; its transpose times its rows those of the table, which a program sums over all sets
 it walks through. A last one adds the programs' shares.
 
-Debts are made in one of two ways. Column by column of S: each adds to the one entry of each row that it meets, a
-comparison with every table row for every pair and head. Or by a kernel of its own, as the product of S with relations
-one-hot, which all heads share: the comparisons are made once, and the rest is left to the matrix units.
+Debts are made column by column of S: each adds to the one entry of each row that it meets.
 """
 
 # Triton's language only looks like Python: types inside kernels mean nothing to mypy.
@@ -96,39 +94,12 @@ def _scores_backward(
 
 
 @triton.jit
-def _collect(
-    relation, score, owed, r_b, r_x, r_y, s_x, s_y, sets, heads, own_slots, other_slots,
-    SLOTS: tl.constexpr, ROWS: tl.constexpr, OTHERS: tl.constexpr, HEADS: tl.constexpr, TABLE: tl.constexpr,
-    PRODUCT: tl.constexpr,
-):  # fmt: skip
-    """What ROWS members of one side owe to every row of the other side's table, for all heads at once."""
-    member = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    own, slot = (member // SLOTS).to(tl.int64), member % SLOTS
-    here = (own < sets) & (slot < own_slots)
-    j = tl.arange(0, OTHERS)
-    m = tl.arange(0, TABLE)
-    h = tl.arange(0, HEADS)
-    pair = here[:, None] & (j < other_slots)[None, :]
-    at = relation + (own * r_b + slot * r_x)[:, None] + (j * r_y)[None, :]
-    which = tl.load(at, mask=pair, other=-1).to(tl.int32)
-    chosen = tl.where(which[:, None, :] == m[None, :, None], 1.0, 0.0).to(PRODUCT)
-    at = score + (own * heads * (SLOTS * SLOTS) + slot * s_x)[:, None, None] + (j * s_y)[None, :, None]
-    value = tl.load(
-        at + (h * (SLOTS * SLOTS))[None, None, :], mask=pair[:, :, None] & (h < heads)[None, None, :], other=0.0
-    )
-    debts = tl.dot(chosen, value.to(PRODUCT), input_precision='ieee')  # (ROWS, TABLE, HEADS)
-    at = owed + (tl.cast(h, tl.int64)[None, None, :] * sets * SLOTS + member[:, None, None]) * TABLE
-    to = (own < sets)[:, None, None] & (h < heads)[None, None, :]
-    tl.store(at + m[None, :, None], debts.to(owed.dtype.element_ty), mask=to)
-
-
-@triton.jit
 def _side_backward(
-    x, y, dx, table_at, relation, score, collected, shares, debts,
+    x, y, dx, table_at, relation, score, shares, debts,
     x_b, x_h, x_n, y_b, y_h, y_n, dx_b, dx_h, dx_n, t_m, t_h, r_b, r_x, r_y, s_x, s_y,
     sets, heads, own_slots, other_slots, table, width,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, TABLE: tl.constexpr, PRODUCT: tl.constexpr,
-    STAGES: tl.constexpr, UNROLL: tl.constexpr, COLLECTED: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one side's rows x (queries or keys), and this program's share of those of the other side's table.
 
@@ -168,16 +139,11 @@ def _side_backward(
         y_tile = tl.load(at, mask=y_in, other=0.0).to(PRODUCT)
         base = score + (first * heads + h) * (SLOTS * SLOTS)
         pairs = tl.load(base + pair_at, mask=same & (i_set < left), other=0.0).to(PRODUCT)
-        if COLLECTED:
-            member = group * ROWS + r
-            at = collected + (h * sets * SLOTS + member)[:, None] * TABLE + m[None, :]
-            owed = tl.load(at, mask=(own < left)[:, None] & (m >= 0)[None, :], other=0.0).to(tl.float32)
-        else:
-            owed = tl.zeros((ROWS, TABLE), tl.float32)
-            for s in tl.range(0, other_slots, loop_unroll_factor=UNROLL):
-                value = tl.load(base + column_at + s * s_y, mask=here, other=0.0).to(tl.float32)
-                which = tl.load(relation + first * r_b + index_at + s * r_y, mask=here, other=-1).to(tl.int32)
-                owed += tl.where(m[None, :] == which[:, None], value[:, None], 0.0)
+        owed = tl.zeros((ROWS, TABLE), tl.float32)
+        for s in tl.range(0, other_slots, loop_unroll_factor=UNROLL):
+            value = tl.load(base + column_at + s * s_y, mask=here, other=0.0).to(tl.float32)
+            which = tl.load(relation + first * r_b + index_at + s * r_y, mask=here, other=-1).to(tl.int32)
+            owed += tl.where(m[None, :] == which[:, None], value[:, None], 0.0)
         debt += tl.sum(owed, 0)
         low = owed.to(PRODUCT)
         near = tl.dot(pairs, tl.reshape(y_tile, (BATCH, TILE, WIDTH)), input_precision='ieee')
@@ -235,12 +201,8 @@ def sets_backward(
     *,
     scale: float,
     config: tuple[Config, Config] | None = None,
-    collect: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and both tables; `config` replaces `settings` when tuning.
-
-    `collect`: members a program and warps of the kernel that collects debts, None to collect them column by column.
-    """
+    """Gradients of q, k, v and both tables; `config` replaces `settings` when tuning."""
     q, k, v, query_table, key_table, relation, gradient = (
         x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v, query_table, key_table, relation, gradient)
     )
@@ -262,7 +224,6 @@ def sets_backward(
     count = programs(side_rows, slots, second[3])
     shape = (count, heads, padded, wide)
     at_queries, at_keys = (torch.empty(shape, dtype=torch.float32, device=q.device) for _ in range(2))
-    owed = torch.empty((heads, sets * slots, padded) if collect else (1,), dtype=q.dtype, device=q.device)
     debts, unused = (torch.empty(shape[:3], dtype=torch.float32, device=q.device) for _ in range(2))
     sizes = {'SLOTS': slots, 'WIDTH': wide, 'TABLE': padded, 'PRODUCT': product}
     with on_device_of(q):
@@ -278,17 +239,11 @@ def sets_backward(
             (q, k, d_q, key_table, at_queries, debts, (by_row, by_column), (slots, 1)),
             (k, q, d_k, query_table, at_keys, unused, (by_column, by_row), (1, slots)),
         ):
-            if collect:
-                _collect[(triton.cdiv(sets * slots, collect[0]),)](
-                    relation, score, owed, relation.stride(0), *r_steps, *s_steps,
-                    sets, heads, x.shape[2], y.shape[2], SLOTS=slots, ROWS=collect[0], OTHERS=max(slots, 16),
-                    HEADS=power_of_two(heads, 8), TABLE=padded, PRODUCT=product, num_warps=collect[1],
-                )  # fmt: skip
             _side_backward[(count, heads)](
-                x, y, dx, rows_of, relation, score, owed, shares, sums,
+                x, y, dx, rows_of, relation, score, shares, sums,
                 *x.stride()[:3], *y.stride()[:3], *dx.stride()[:3], *rows_of.stride()[:2],
                 relation.stride(0), *r_steps, *s_steps, sets, heads, x.shape[2], y.shape[2], table, width,
-                ROWS=side_rows, STAGES=second[2], UNROLL=4 if slots <= 16 else 2, COLLECTED=collect is not None,
+                ROWS=side_rows, STAGES=second[2], UNROLL=4 if slots <= 16 else 2,
                 num_warps=second[1], **sizes,
             )  # fmt: skip
         _add_shares[(triton.cdiv(padded, 8), heads)](

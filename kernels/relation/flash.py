@@ -49,11 +49,25 @@ def _products(
 
 
 @triton.jit
+def _picked(by_query, by_key, index, row, n, TABLE: tl.constexpr):
+    """Both picks of every pair, the second ones keys by queries; -inf where a pair is masked."""
+    # A hint that is not true keeps a warp on few rows of the products: their numbers are not neighbours, but rows are
+    # one cache line. Accesses stay single numbers, since their alignment is known to be that of one.
+    index = index.to(tl.int32)
+    turned = tl.trans(index)
+    mine_at = tl.max_contiguous(row[:, None] * TABLE + index, (1, 16))
+    theirs_at = tl.max_contiguous(n[:, None] * TABLE + turned, (1, 16))
+    mine = tl.load(by_query + mine_at, mask=index >= 0, other=float('-inf'))
+    return mine, tl.load(by_key + theirs_at, mask=turned >= 0, other=0.0)
+
+
+@triton.jit
 def _flash(
     q, k, v, o, by_query, by_key, relation, shares, totals, tops,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, r_b, r_q, heads, queries, keys, width, scale,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, TABLE: tl.constexpr, EVEN: tl.constexpr,
     PRODUCT: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr, SPLITS: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """One query tile of one head over all keys, or over one of SPLITS spans of them."""
     head = tl.program_id(1).to(tl.int64)
@@ -82,35 +96,45 @@ def _flash(
     acc = tl.zeros((ROWS, WIDTH), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     top = tl.full((ROWS,), -1.0e30, tl.float32)
+    if AHEAD:  # picks are loaded one tile, relations two tiles before they are needed
+        ahead_at = relation + row.to(tl.int64)[:, None] * r_q
+        n = first + tl.arange(0, KEYS)
+        ahead = tl.load(ahead_at + n[None, :], mask=row_in[:, None] & (n < keys)[None, :], other=-1)
+        mine, theirs = _picked(by_query, by_key, ahead, row, n, TABLE)
+        n += KEYS
+        ahead = tl.load(ahead_at + n[None, :], mask=row_in[:, None] & (n < keys)[None, :], other=-1)
     for start in tl.range(first, last, KEYS, num_stages=STAGES):
         n = start + tl.arange(0, KEYS)
         k_at = k + n.to(tl.int64)[:, None] * k_n + d[None, :]
         v_at = v + n.to(tl.int64)[:, None] * v_n + d[None, :]
         r_at = relation + row.to(tl.int64)[:, None] * r_q + n[None, :]
         if EVEN:
-            index = tl.load(r_at).to(tl.int32)
+            if not AHEAD:
+                index = tl.load(r_at)
             k_tile = tl.load(k_at).to(PRODUCT)
             v_tile = tl.load(v_at).to(PRODUCT)
         else:
             key_in = (n < keys)[:, None] & (d < width)[None, :]
-            index = tl.load(r_at, mask=row_in[:, None] & (n < keys)[None, :], other=-1).to(tl.int32)
+            if not AHEAD:
+                index = tl.load(r_at, mask=row_in[:, None] & (n < keys)[None, :], other=-1)
             k_tile = tl.load(k_at, mask=key_in, other=0.0).to(PRODUCT)
             v_tile = tl.load(v_at, mask=key_in, other=0.0).to(PRODUCT)
-        # A hint that is not true keeps a warp on few rows of the products: their numbers are not neighbours, but rows
-        # are one cache line. Accesses stay single numbers, since their alignment is known to be that of one.
-        turned = tl.trans(index)
-        mine_at = tl.max_contiguous(row[:, None] * TABLE + index, (1, 16))
-        theirs_at = tl.max_contiguous(n[:, None] * TABLE + turned, (1, 16))
-        mine = tl.load(by_query + mine_at, mask=index >= 0, other=float('-inf')).to(tl.float32)
-        theirs = tl.load(by_key + theirs_at, mask=turned >= 0, other=0.0)
+        if AHEAD:
+            next_mine, next_theirs = _picked(by_query, by_key, ahead, row, n + KEYS, TABLE)
+            n += 2 * KEYS
+            ahead = tl.load(ahead_at + n[None, :], mask=row_in[:, None] & (n < keys)[None, :], other=-1)
+        else:
+            mine, theirs = _picked(by_query, by_key, index, row, n, TABLE)
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision='ieee')
-        scores = (scores + (mine + tl.trans(theirs).to(tl.float32))) * scale
+        scores = (scores + (mine.to(tl.float32) + tl.trans(theirs).to(tl.float32))) * scale
         higher = tl.maximum(top, tl.max(scores, 1))
         kept = tl.exp2(top - higher)
         weights = tl.exp2(scores - higher[:, None])
         total = total * kept + tl.sum(weights, 1)
         acc = tl.dot(weights.to(PRODUCT), v_tile, acc * kept[:, None], input_precision='ieee')
         top = higher
+        if AHEAD:
+            mine, theirs = next_mine, next_theirs
     if SPLITS > 1:
         to = (head * SPLITS + tl.program_id(2)) * queries + row
         tl.store(shares + to[:, None] * WIDTH + d[None, :], acc, mask=row_in[:, None])
@@ -168,8 +192,12 @@ def flash_forward(
     *,
     scale: float,
     config: tuple[int, int, int, int, int] | None = None,
+    ahead: bool = False,
 ) -> Tensor:
-    """See `attn_robotics.kernels.relation`; last axes are contiguous. `config` replaces `settings` when tuning."""
+    """See `attn_robotics.kernels.relation`; last axes are contiguous. `config` replaces `settings` when tuning.
+
+    `ahead`: picks are loaded while the tile before is computed.
+    """
     sets, heads, queries, width = q.shape
     keys, table = k.shape[2], query_table.shape[0]
     rows, columns, warps, stages, splits = config or settings(queries, keys)
@@ -199,7 +227,7 @@ def flash_forward(
             heads, queries, keys, width, scale * LOG2_E,
             ROWS=rows, KEYS=columns, WIDTH=wide, TABLE=padded, PRODUCT=product, STAGES=stages,
             EVEN=queries % rows == 0 and keys % columns == 0 and width == wide,
-            EARLY=early, SPLITS=splits, num_warps=warps, launch_pdl=early,
+            EARLY=early, SPLITS=splits, AHEAD=ahead, num_warps=warps, launch_pdl=early,
         )  # fmt: skip
         if splits > 1:
             _join_spans[(triton.cdiv(queries, 8), sets * heads)](

@@ -104,14 +104,23 @@ def relation_flash() -> None:
     from attn_robotics.kernels.relation.flash import flash_forward
 
     flash_forward(*relation(1, 1024), scale=0.125, config=(16, 128, 4, 1, 4))  # also joins spans
+    flash_forward(*relation(1, 1024), scale=0.125, ahead=True)
+
+
+def relation_walk() -> None:
+    from attn_robotics.kernels.relation.walk import walk_forward
+
+    walk_forward(*relation(1, 1024), scale=0.125)
 
 
 def relation_backward() -> None:
     from attn_robotics.kernels.relation.backward import sets_backward
+    from attn_robotics.kernels.relation.collected import collected_backward
 
-    arguments = relation(1024, 32)
-    for collect in (None, (16, 8)):
-        sets_backward(*arguments, arguments[0], scale=0.125, collect=collect)
+    for sets, slots in ((4096, 8), (1024, 32)):
+        arguments = relation(sets, slots)
+        for backward in (sets_backward, collected_backward):
+            backward(*arguments, arguments[0], scale=0.125)
 
 
 def gravity_index() -> None:
@@ -211,7 +220,8 @@ def sparc_observation() -> None:
 CASES: dict[str, Callable[[], None]] = {
     case.__name__: case
     for case in (
-        neighbour_set, neighbour_block, relation_sets, relation_tiles, relation_flash, relation_backward,
+        neighbour_set, neighbour_block, relation_sets, relation_tiles, relation_flash, relation_walk,
+        relation_backward,
         gravity_index, gravity_map, log_linear, log_linear_step, polynomial_step, random_feature, preference_sparse,
         svd, svd_attention, sparc_folded, sparc_observation,
     )

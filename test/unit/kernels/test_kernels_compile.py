@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group('compile')]
 ROOT = Path(__file__).parents[3]
 SHARED_BYTES = 227 * 1024  # what a block may have there
 OPERATORS = (
-    'neighbour_set', 'neighbour_block', 'relation_sets', 'relation_tiles', 'relation_flash', 'relation_backward',
+    'neighbour_set', 'neighbour_block', 'relation_sets', 'relation_tiles', 'relation_flash', 'relation_walk',
+    'relation_backward',
     'gravity_index', 'gravity_map', 'log_linear', 'log_linear_step', 'polynomial_step', 'random_feature',
     'preference_sparse', 'svd', 'svd_attention', 'sparc_folded', 'sparc_observation',
 )  # fmt: skip
