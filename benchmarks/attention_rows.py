@@ -31,7 +31,6 @@ from attn_robotics.kernels.neighbour_set.fused import neighbour_set_forward
 from attn_robotics.kernels.polynomial.fused import polynomial_step_fused
 from attn_robotics.kernels.random_feature.fused import random_feature_forward
 from attn_robotics.kernels.relation.backward import sets_backward
-from attn_robotics.kernels.relation.collected import collected_backward
 from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.fused import relation_forward
 from attn_robotics.kernels.relation.sets import sets_forward
@@ -213,132 +212,31 @@ def neighbour_sets() -> Iterator[Row]:
         )
 
 
-# Keyword arguments that replace what ships.
-RELATION_TRIED: dict[int, list[tuple[Callable[..., Tensor], list[dict[str, object]]]]] = {
-    8: [
-        (
-            sets_forward,
-            [
-                {'config': (64, 4, 2, 2)},
-                {'config': (64, 4, 4, 2)},
-                {'config': (64, 4, 1, 99)},
-                {'config': (16, 1, 1, 99)},
-                {'config': (64, 4, 3, 2), 'turned': True},
-                {'config': (64, 4, 2, 3), 'turned': True, 'registers': 168},
-                {'config': (64, 4, 1, 99), 'turned': True},
-                {'config': (32, 4, 3, 3), 'turned': True, 'registers': 168},
-                {'config': (32, 2, 3, 4), 'turned': True},
-                {'config': (16, 4, 1, 99), 'turned': True},
-                {'config': (16, 4, 3, 5), 'turned': True},
-            ],
-        )
-    ],
-    32: [
-        (
-            sets_forward,
-            [
-                {'config': (32, 2, 2, 4)},
-                {'config': (32, 4, 3, 2)},
-                {'config': (32, 4, 2, 3), 'registers': 168},
-                {'config': (32, 4, 1, 3)},
-                {'config': (32, 4, 3, 3), 'turned': True},
-                {'config': (32, 4, 3, 4), 'turned': True, 'registers': 128},
-                {'config': (32, 4, 2, 4), 'turned': True, 'registers': 128},
-                {'config': (32, 4, 2, 5), 'turned': True, 'registers': 96},
-                {'config': (32, 4, 1, 99), 'turned': True},
-                {'config': (32, 4, 1, 99), 'turned': True, 'registers': 128},
-                {'config': (32, 8, 2, 2), 'turned': True},
-                {'config': (64, 4, 2, 2), 'turned': True},
-            ],
-        )
-    ],
+RELATION_TRIED: dict[int, list[tuple[Callable[..., Tensor], list[tuple[int | None, ...]]]]] = {
+    8: [(sets_forward, [(64, 4, 3, 2, None), (32, 4, 3, 3, 168), (16, 4, 3, 5, None)])],
+    32: [(sets_forward, [(32, 4, 2, 4, 128), (32, 2, 2, 4, None), (64, 4, 2, 2, None)])],
     1024: [
-        (
-            flash_forward,
-            [
-                {'config': (16, 128, 4, 1, 1)},
-                {'config': (32, 128, 8, 1, 1), 'ahead': True},
-                {'config': (32, 64, 8, 1, 1), 'ahead': True},
-                {'config': (32, 64, 4, 2, 1), 'ahead': True},
-                {'config': (16, 128, 4, 1, 1), 'ahead': True},
-                {'config': (16, 128, 8, 1, 1), 'ahead': True},
-                {'config': (16, 64, 4, 2, 1), 'ahead': True},
-                {'config': (16, 64, 4, 1, 2), 'ahead': True},
-                {'config': (32, 128, 8, 1, 2), 'ahead': True},
-            ],
-        ),
-        (
-            walk_forward,
-            [
-                {'config': (16, 128, 4, 1)},
-                {'config': (16, 64, 4, 2)},
-                {'config': (16, 64, 4, 1)},
-                {'config': (32, 128, 8, 1)},
-                {'config': (32, 128, 8, 2)},
-                {'config': (32, 64, 8, 2)},
-                {'config': (32, 64, 4, 2)},
-            ],
-        ),
-        (relation_forward, [{'config': (0, 32, 128, 8, 1)}]),
+        (flash_forward, [(32, 128, 8, 1), (16, 128, 4, 1), (64, 256, 8, 1)]),
+        (walk_forward, [(32, 128, 8, 2), (32, 64, 4, 2)]),
     ],
     128: [
-        (flash_forward, [{'config': (16, 64, 4, 1, 2)}, {'config': (16, 64, 4, 1, 1), 'ahead': True}]),
-        (
-            walk_forward,
-            [
-                {'config': (16, 128, 4, 1)},
-                {'config': (16, 128, 8, 1)},
-                {'config': (16, 64, 4, 1)},
-                {'config': (16, 128, 4, 1), 'packed': False},
-            ],
-        ),
-        (relation_forward, [{'config': (0, 16, 128, 8, 1)}]),
+        (flash_forward, [(16, 128, 4, 1)]),
+        (walk_forward, [(16, 128, 8, 1), (16, 64, 4, 1)]),
+        (relation_forward, [(0, 16, 128, 8, 1)]),
     ],
 }
-# Gradients: rows of a tile, warps, stages, programs a processor (0: one for every tile) of the passes over pairs and
-# over rows; between them members and warps of the pass over debts.
-BACKWARD_TRIED: dict[int, list[tuple[Callable[..., object], list[dict[str, object]]]]] = {
+# Gradients: rows of a tile, warps, stages, programs a processor (0: one for every tile) and registers of the passes
+# over pairs and over rows; between them members and warps of the pass over debts.
+BACKWARD_TRIED = {
     8: [
-        (sets_backward, [{'config': ((32, 4, 2, 2), (32, 4, 2, 2))}, {'config': ((64, 4, 1, 2), (64, 4, 2, 2))}]),
-        (
-            collected_backward,
-            [
-                {'config': ((64, 4, 1, 0), (16, 8), (64, 4, 2, 2))},
-                {'config': ((64, 4, 1, 0), (16, 4), (64, 4, 2, 3)), 'registers': (None, 168)},
-                {'config': ((64, 4, 1, 0), (32, 8), (64, 8, 2, 2)), 'registers': (None, 128)},
-                {'config': ((64, 4, 1, 0), (16, 8), (64, 8, 3, 1)), 'registers': (168, None)},
-                {'config': ((64, 4, 2, 2), (16, 8), (128, 8, 2, 1))},
-                {'config': ((64, 4, 2, 3), (32, 4), (64, 4, 3, 2)), 'registers': (168, None)},
-                {'config': ((16, 4, 1, 0), (16, 8), (64, 4, 2, 2))},
-                {'config': ((16, 4, 1, 0), (64, 8), (64, 4, 3, 2))},
-                {'config': ((16, 4, 2, 4), (16, 8), (64, 4, 2, 2))},
-                {'config': ((64, 4, 1, 0), (16, 8), (64, 4, 2, 2)), 'turned': False},
-                {'config': ((16, 1, 1, 0), (16, 8), (64, 4, 2, 2)), 'turned': False},
-                {'config': ((64, 4, 1, 0), None, (64, 4, 1, 2))},
-                {'config': ((64, 4, 1, 0), None, (64, 8, 1, 1))},
-            ],
-        ),
+        ((64, 4, 2, 2, None), (16, 4), (128, 8, 2, 1, None)),
+        ((64, 4, 1, 0, None), (16, 8), (128, 8, 3, 1, None)),
+        ((64, 4, 2, 2, None), (8, 4), (128, 8, 3, 1, None)),
     ],
     32: [
-        (sets_backward, [{'config': ((64, 8, 1, 1), (32, 4, 1, 2))}]),
-        (
-            collected_backward,
-            [
-                {'config': ((32, 4, 1, 0), (16, 8), (32, 8, 2, 2))},
-                {'config': ((32, 4, 1, 0), (8, 4), (32, 8, 2, 2)), 'registers': (128, None)},
-                {'config': ((32, 4, 1, 0), (16, 8), (32, 8, 3, 2)), 'registers': (None, 128)},
-                {'config': ((32, 4, 1, 0), (16, 4), (32, 4, 2, 2))},
-                {'config': ((32, 4, 1, 0), (16, 8), (32, 4, 2, 3)), 'registers': (None, 168)},
-                {'config': ((32, 4, 1, 0), (32, 8), (64, 8, 2, 1))},
-                {'config': ((32, 4, 2, 3), (16, 8), (32, 8, 2, 2)), 'registers': (168, None)},
-                {'config': ((32, 4, 3, 3), (8, 4), (32, 8, 2, 2)), 'registers': (168, None)},
-                {'config': ((32, 8, 1, 0), (16, 8), (32, 8, 2, 2))},
-                {'config': ((32, 4, 1, 0), (16, 8), (32, 8, 2, 2)), 'packed': False},
-                {'config': ((32, 4, 1, 0), (8, 8), (32, 8, 2, 2)), 'turned': False},
-                {'config': ((32, 4, 1, 0), None, (32, 8, 2, 2)), 'registers': (None, 128)},
-                {'config': ((32, 4, 1, 0), None, (32, 8, 1, 1))},
-            ],
-        ),
+        ((32, 4, 3, 3, 168), (8, 4), (32, 4, 2, 2, None)),
+        ((32, 4, 3, 3, 168), (8, 4), (32, 4, 3, 3, 168)),
+        ((32, 4, 3, 3, 168), (16, 8), (32, 4, 2, 3, 168)),
     ],
 }
 
@@ -385,7 +283,7 @@ def relations() -> Iterator[Row]:
                 f'{kernel.__name__} {name}': work
                 for kernel, tried in RELATION_TRIED[slots]
                 for name, work in _variants(
-                    lambda c, f=kernel, a=(q, k, v, *tables, relation), s=scale: f(*a, scale=s, **c), *tried
+                    lambda c, f=kernel, a=(q, k, v, *tables, relation), s=scale: f(*a, scale=s, config=c), *tried
                 ).items()
             },
         )
@@ -405,13 +303,10 @@ def relations() -> Iterator[Row]:
             {'compile': _backward(torch.compile(plain, dynamic=False), leaves, (relation,), seed)},
             {'best': 3},
             7 * q.numel() * 2 + relation.numel() * 2,
-            variants={
-                f'{kernel.__name__} {name}': work
-                for kernel, tried in BACKWARD_TRIED[slots]
-                for name, work in _variants(
-                    lambda c, f=kernel, a=(q, k, v, *tables, relation, seed), s=scale: f(*a, scale=s, **c), *tried
-                ).items()
-            },
+            variants=_variants(
+                lambda c, a=(q, k, v, *tables, relation, seed), s=scale: sets_backward(*a, scale=s, config=c),
+                *BACKWARD_TRIED[slots],
+            ),
         )
 
 

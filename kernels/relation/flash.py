@@ -63,13 +63,12 @@ def _picked(by_query, by_key, index, row, n, TABLE: tl.constexpr):
 
 @triton.jit
 def _flash(
-    q, k, v, o, by_query, by_key, relation, shares, totals, tops,
+    q, k, v, o, by_query, by_key, relation,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, r_b, r_q, heads, queries, keys, width, scale,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, TABLE: tl.constexpr, EVEN: tl.constexpr,
-    PRODUCT: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr, SPLITS: tl.constexpr,
-    AHEAD: tl.constexpr,
+    PRODUCT: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One query tile of one head over all keys, or over one of SPLITS spans of them."""
+    """One query tile of one head over all keys."""
     head = tl.program_id(1).to(tl.int64)
     set_, h = head // heads, head % heads
     d = tl.arange(0, WIDTH)
@@ -88,43 +87,24 @@ def _flash(
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()  # for the products
-    first, last = 0, keys
-    if SPLITS > 1:
-        span = tl.cdiv(tl.cdiv(keys, SPLITS), KEYS) * KEYS
-        first = tl.program_id(2) * span
-        last = tl.minimum(first + span, keys)
     acc = tl.zeros((ROWS, WIDTH), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     top = tl.full((ROWS,), -1.0e30, tl.float32)
-    if AHEAD:  # picks are loaded one tile, relations two tiles before they are needed
-        ahead_at = relation + row.to(tl.int64)[:, None] * r_q
-        n = first + tl.arange(0, KEYS)
-        ahead = tl.load(ahead_at + n[None, :], mask=row_in[:, None] & (n < keys)[None, :], other=-1)
-        mine, theirs = _picked(by_query, by_key, ahead, row, n, TABLE)
-        n += KEYS
-        ahead = tl.load(ahead_at + n[None, :], mask=row_in[:, None] & (n < keys)[None, :], other=-1)
-    for start in tl.range(first, last, KEYS, num_stages=STAGES):
+    for start in tl.range(0, keys, KEYS, num_stages=STAGES):
         n = start + tl.arange(0, KEYS)
         k_at = k + n.to(tl.int64)[:, None] * k_n + d[None, :]
         v_at = v + n.to(tl.int64)[:, None] * v_n + d[None, :]
         r_at = relation + row.to(tl.int64)[:, None] * r_q + n[None, :]
         if EVEN:
-            if not AHEAD:
-                index = tl.load(r_at)
+            index = tl.load(r_at)
             k_tile = tl.load(k_at).to(PRODUCT)
             v_tile = tl.load(v_at).to(PRODUCT)
         else:
             key_in = (n < keys)[:, None] & (d < width)[None, :]
-            if not AHEAD:
-                index = tl.load(r_at, mask=row_in[:, None] & (n < keys)[None, :], other=-1)
+            index = tl.load(r_at, mask=row_in[:, None] & (n < keys)[None, :], other=-1)
             k_tile = tl.load(k_at, mask=key_in, other=0.0).to(PRODUCT)
             v_tile = tl.load(v_at, mask=key_in, other=0.0).to(PRODUCT)
-        if AHEAD:
-            next_mine, next_theirs = _picked(by_query, by_key, ahead, row, n + KEYS, TABLE)
-            n += 2 * KEYS
-            ahead = tl.load(ahead_at + n[None, :], mask=row_in[:, None] & (n < keys)[None, :], other=-1)
-        else:
-            mine, theirs = _picked(by_query, by_key, index, row, n, TABLE)
+        mine, theirs = _picked(by_query, by_key, index, row, n, TABLE)
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision='ieee')
         scores = (scores + (mine.to(tl.float32) + tl.trans(theirs).to(tl.float32))) * scale
         higher = tl.maximum(top, tl.max(scores, 1))
@@ -133,53 +113,19 @@ def _flash(
         total = total * kept + tl.sum(weights, 1)
         acc = tl.dot(weights.to(PRODUCT), v_tile, acc * kept[:, None], input_precision='ieee')
         top = higher
-        if AHEAD:
-            mine, theirs = next_mine, next_theirs
-    if SPLITS > 1:
-        to = (head * SPLITS + tl.program_id(2)) * queries + row
-        tl.store(shares + to[:, None] * WIDTH + d[None, :], acc, mask=row_in[:, None])
-        tl.store(totals + to, total, mask=row_in)
-        tl.store(tops + to, top, mask=row_in)
-    else:
-        acc = acc * (1.0 / tl.where(total > 0.0, total, 1.0))[:, None]
-        o_at = o + set_ * o_b + h * o_h + row.to(tl.int64)[:, None] * o_n + d[None, :]
-        if EVEN:
-            tl.store(o_at, acc.to(o.dtype.element_ty))
-        else:
-            tl.store(o_at, acc.to(o.dtype.element_ty), mask=row_in[:, None] & (d < width)[None, :])
-
-
-@triton.jit
-def _join_spans(
-    shares, totals, tops, o, o_b, o_h, o_n, heads, queries, width,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """Bring the spans' shares of one query tile to a common maximum and add them."""
-    head = tl.program_id(1).to(tl.int64)
-    set_, h = head // heads, head % heads
-    d = tl.arange(0, WIDTH)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row_in = row < queries
-    if EARLY:
-        gdc_wait()  # for the shares
-    top = tl.full((ROWS,), -1.0e30, tl.float32)
-    for split in tl.static_range(SPLITS):
-        top = tl.maximum(top, tl.load(tops + (head * SPLITS + split) * queries + row, mask=row_in, other=-1.0e30))
-    acc = tl.zeros((ROWS, WIDTH), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    for split in tl.static_range(SPLITS):
-        at = (head * SPLITS + split) * queries + row
-        kept = tl.exp2(tl.load(tops + at, mask=row_in, other=-1.0e30) - top)
-        total += kept * tl.load(totals + at, mask=row_in, other=0.0)
-        acc += kept[:, None] * tl.load(shares + at[:, None] * WIDTH + d[None, :], mask=row_in[:, None], other=0.0)
     acc = acc * (1.0 / tl.where(total > 0.0, total, 1.0))[:, None]
     o_at = o + set_ * o_b + h * o_h + row.to(tl.int64)[:, None] * o_n + d[None, :]
-    tl.store(o_at, acc.to(o.dtype.element_ty), mask=row_in[:, None] & (d < width)[None, :])
+    if EVEN:
+        tl.store(o_at, acc.to(o.dtype.element_ty))
+    else:
+        tl.store(o_at, acc.to(o.dtype.element_ty), mask=row_in[:, None] & (d < width)[None, :])
 
 
-def settings(queries: int, keys: int) -> tuple[int, int, int, int, int]:
-    """Rows and keys of a tile, warps, stages, spans of keys."""
-    return (32, 128, 8, 1, 1) if queries >= 512 else (16, 128, 4, 1, 1)
+def settings(queries: int, item_bytes: int) -> tuple[int, int, int, int]:
+    """Rows and keys of a tile, warps, stages."""
+    if queries < 512:
+        return 16, 128, 4, 1
+    return 32, 256 if item_bytes <= 2 else 128, 8, 1
 
 
 def flash_forward(
@@ -191,16 +137,12 @@ def flash_forward(
     relation: Tensor,
     *,
     scale: float,
-    config: tuple[int, int, int, int, int] | None = None,
-    ahead: bool = False,
+    config: tuple[int, int, int, int] | None = None,
 ) -> Tensor:
-    """See `attn_robotics.kernels.relation`; last axes are contiguous. `config` replaces `settings` when tuning.
-
-    `ahead`: picks are loaded while the tile before is computed.
-    """
+    """See `attn_robotics.kernels.relation`; last axes are contiguous. `config` replaces `settings` when tuning."""
     sets, heads, queries, width = q.shape
     keys, table = k.shape[2], query_table.shape[0]
-    rows, columns, warps, stages, splits = config or settings(queries, keys)
+    rows, columns, warps, stages = config or settings(queries, q.element_size())
     padded, wide, product, early = (
         power_of_two(table),
         power_of_two(width),
@@ -210,10 +152,6 @@ def flash_forward(
     out = torch.empty(q.shape, dtype=v.dtype, device=q.device)
     by_query = torch.empty((sets * heads, queries, padded), dtype=q.dtype, device=q.device)
     by_key = torch.empty((sets * heads, keys, padded), dtype=q.dtype, device=q.device)
-    shares = totals = tops = None
-    if splits > 1:
-        shares = torch.empty((sets * heads, splits, queries, wide), dtype=torch.float32, device=q.device)
-        totals, tops = (torch.empty(shares.shape[:3], dtype=torch.float32, device=q.device) for _ in range(2))
     with on_device_of(q):
         _products[(triton.cdiv(max(queries, keys), 32), sets * heads, 2)](
             q, k, query_table, key_table, by_query, by_key,
@@ -221,17 +159,12 @@ def flash_forward(
             heads, queries, keys, table, width,
             ROWS=32, WIDTH=wide, TABLE=padded, PRODUCT=product, EARLY=early, num_warps=4,
         )  # fmt: skip
-        _flash[(triton.cdiv(queries, rows), sets * heads, splits)](
-            q, k, v, out, by_query, by_key, relation, shares, totals, tops,
+        _flash[(triton.cdiv(queries, rows), sets * heads)](
+            q, k, v, out, by_query, by_key, relation,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *relation.stride()[:2],
             heads, queries, keys, width, scale * LOG2_E,
             ROWS=rows, KEYS=columns, WIDTH=wide, TABLE=padded, PRODUCT=product, STAGES=stages,
             EVEN=queries % rows == 0 and keys % columns == 0 and width == wide,
-            EARLY=early, SPLITS=splits, AHEAD=ahead, num_warps=warps, launch_pdl=early,
+            EARLY=early, num_warps=warps, launch_pdl=early,
         )  # fmt: skip
-        if splits > 1:
-            _join_spans[(triton.cdiv(queries, 8), sets * heads)](
-                shares, totals, tops, out, *out.stride()[:3], heads, queries, width,
-                ROWS=8, WIDTH=wide, SPLITS=splits, EARLY=early, num_warps=4, launch_pdl=early,
-            )  # fmt: skip
     return out

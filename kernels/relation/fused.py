@@ -17,7 +17,10 @@ from torch import Tensor
 from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
 from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
+from attn_robotics.kernels.relation.walk import walk_forward
 
+WALK_UP_TO = 128  # keys up to which `walk_forward` is chosen for at most WALK_ROWS queries of all heads
+WALK_ROWS = 16 * 132
 FLASH_FROM = 128  # keys from which `flash_forward` is chosen: faster in its rows of the benchmark
 
 
@@ -125,6 +128,8 @@ def relation_forward(
     keys, table = k.shape[2], query_table.shape[0]
     if config is None and max(queries, keys) <= LARGEST and width <= 64 and table <= 64:
         return sets_forward(q, k, v, query_table, key_table, relation, scale=scale)
+    if config is None and keys <= WALK_UP_TO and sets * heads * queries <= WALK_ROWS and table <= 64 and width <= 64:
+        return walk_forward(q, k, v, query_table, key_table, relation, scale=scale)
     if config is None and keys >= FLASH_FROM:
         return flash_forward(q, k, v, query_table, key_table, relation, scale=scale)
     out = torch.empty(q.shape, dtype=v.dtype, device=q.device)

@@ -62,31 +62,8 @@ def _by_set(x, y):
 
 
 @triton.jit
-def _picks(
-    q_tile, k_tile, index, a, b, constant, a_1, b_1, constant_1,
-    BATCH: tl.constexpr, TILE: tl.constexpr, PACKED: tl.constexpr,
-):  # fmt: skip
-    """(q_i + a_m) . b_m + a_m . k_j for the relation m of every pair; if PACKED, a_1 and b_1 are rows 32 and up."""
-    turned = tl.permute(index, (0, 2, 1))
-    by_query = tl.dot(q_tile, tl.trans(b), input_precision='ieee') + constant[None, :]
-    by_key = tl.dot(k_tile, tl.trans(a), input_precision='ieee')
-    if PACKED:
-        by_query = _pack(by_query, tl.dot(q_tile, tl.trans(b_1), input_precision='ieee') + constant_1[None, :])
-        by_key = _pack(by_key, tl.dot(k_tile, tl.trans(a_1), input_precision='ieee'))
-    by_query = tl.reshape(by_query, (BATCH, TILE, a.shape[0]))
-    by_key = tl.reshape(by_key, (BATCH, TILE, a.shape[0]))
-    if PACKED:
-        mine = _unpack(tl.gather(by_query, index & 31, 2), index)
-        theirs = _unpack(tl.gather(by_key, turned & 31, 2), turned)
-    else:
-        mine = tl.gather(by_query, tl.maximum(index, 0), 2)
-        theirs = tl.gather(by_key, tl.maximum(turned, 0), 2)
-    return mine + tl.permute(theirs, (0, 2, 1))
-
-
-@triton.jit
-def _turned_rows(table: tl.constexpr, PACKED: tl.constexpr):
-    """Table rows in the order of `_picks_turned`: if PACKED, m and m + 32 eight apart: one thread has both."""
+def _table_rows(table: tl.constexpr, PACKED: tl.constexpr):
+    """Table rows in the order of `_picks`: if PACKED, m and m + 32 eight apart: one thread has both."""
     p = tl.arange(0, table)
     if PACKED:
         return p // 16 * 8 + p % 8 + p // 8 % 2 * 32
@@ -95,25 +72,28 @@ def _turned_rows(table: tl.constexpr, PACKED: tl.constexpr):
 
 
 @triton.jit
-def _pack_turned(products):
-    """(64, N) products with rows of `_turned_rows` as 32 rows of packed words."""
+def _pack_rows(products):
+    """(64, N) products with rows of `_table_rows` as 32 rows of packed words."""
     low, high = tl.split(tl.permute(tl.reshape(products, (4, 2, 8, products.shape[1])), (0, 2, 3, 1)))
     return tl.reshape(_pack(low, high), (32, products.shape[1]))
 
 
 @triton.jit
-def _picks_turned(
+def _picks(
     q_tile, k_tile, index, a, b, constant, BATCH: tl.constexpr, TILE: tl.constexpr, PACKED: tl.constexpr
 ):  # fmt: skip
-    """`_picks` from products with the table on the left, which matrix units then read from shared memory."""
+    """(q_i + a_m) . b_m + a_m . k_j for the relation m of every pair.
+
+    The tables are on the left of their products: matrix units then read them from shared memory.
+    """
     turned = tl.permute(index, (0, 2, 1))
     by_query = tl.dot(b, tl.trans(q_tile), input_precision='ieee') + constant[:, None]
     by_key = tl.dot(a, tl.trans(k_tile), input_precision='ieee')
     mine_at = tl.reshape(tl.permute(turned, (1, 0, 2)), (TILE, BATCH * TILE))
     theirs_at = tl.reshape(tl.permute(index, (1, 0, 2)), (TILE, BATCH * TILE))
     if PACKED:
-        mine = _unpack(tl.gather(_pack_turned(by_query), mine_at & 31, 0), mine_at)
-        theirs = _unpack(tl.gather(_pack_turned(by_key), theirs_at & 31, 0), theirs_at)
+        mine = _unpack(tl.gather(_pack_rows(by_query), mine_at & 31, 0), mine_at)
+        theirs = _unpack(tl.gather(_pack_rows(by_key), theirs_at & 31, 0), theirs_at)
     else:
         mine = tl.gather(by_query, tl.maximum(mine_at, 0), 0)
         theirs = tl.gather(by_key, tl.maximum(theirs_at, 0), 0)
@@ -127,7 +107,7 @@ def _sets(
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, a_m, a_h, b_m, b_h, r_b, r_q,
     sets, queries, keys, table, width, scale,
     SLOTS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, TABLE: tl.constexpr, EVEN: tl.constexpr,
-    PRODUCT: tl.constexpr, STAGES: tl.constexpr, PACKED: tl.constexpr, TURNED: tl.constexpr,
+    PRODUCT: tl.constexpr, STAGES: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
     """Every num_programs(0)-th group of ROWS / SLOTS sets of one head.
 
@@ -139,13 +119,10 @@ def _sets(
     GROUP: tl.constexpr = ROWS // SLOTS
     h = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, WIDTH)
-    m = _turned_rows(TABLE, PACKED) if TURNED else tl.arange(0, 32 if PACKED else TABLE)
+    m = _table_rows(TABLE, PACKED)
     query_table += h * a_h
     key_table += h * b_h
     a, b, constant = _tables(query_table, key_table, m, d, a_m, b_m, table, width, PRODUCT)
-    a_1, b_1, constant_1 = a, b, constant
-    if PACKED and not TURNED:
-        a_1, b_1, constant_1 = _tables(query_table, key_table, m + 32, d, a_m, b_m, table, width, PRODUCT)
     r = tl.arange(0, ROWS)
     own = r // SLOTS
     slot = r % SLOTS
@@ -184,10 +161,7 @@ def _sets(
         q_3 = tl.reshape(q_tile, (BATCH, TILE, WIDTH))
         k_3 = tl.permute(tl.reshape(k_tile, (BATCH, TILE, WIDTH)), (0, 2, 1))
         scores = _by_set(q_3, k_3)
-        if TURNED:
-            scores += _picks_turned(q_tile, k_tile, index, a, b, constant, BATCH, TILE, PACKED)
-        else:
-            scores += _picks(q_tile, k_tile, index, a, b, constant, a_1, b_1, constant_1, BATCH, TILE, PACKED)
+        scores += _picks(q_tile, k_tile, index, a, b, constant, BATCH, TILE, PACKED)
         scores = tl.where(index >= 0, scores * scale, float('-inf'))
         top = tl.max(scores, 2)
         top = tl.where(top == float('-inf'), 0.0, top)
@@ -209,9 +183,9 @@ def geometry(queries: int, keys: int, rows: int) -> tuple[int, int]:
     return slots, max(rows, slots, 16)
 
 
-def settings(slots: int) -> tuple[int, int, int, int]:
-    """Rows of a tile, warps, stages, programs a processor."""
-    return (64, 4, 3, 2) if slots <= 16 else (32, 2, 3, 4)
+def settings(slots: int) -> tuple[int, int, int, int, int | None]:
+    """Rows of a tile, warps, stages, programs a processor, registers a thread may use."""
+    return (32, 2, 3, 4, None) if slots <= 16 else (32, 4, 3, 4, 128)
 
 
 def sets_forward(
@@ -223,15 +197,13 @@ def sets_forward(
     relation: Tensor,
     *,
     scale: float,
-    config: tuple[int, int, int, int] | None = None,
+    config: tuple[int, int, int, int, int | None] | None = None,
     packed: bool | None = None,
-    turned: bool = False,
-    registers: int | None = None,
 ) -> Tensor:
     """See `attn_robotics.kernels.relation`; last axes are contiguous. What follows `scale` is for tuning and tests."""
     sets, heads, queries, width = q.shape
     keys, table = k.shape[2], query_table.shape[0]
-    rows, warps, stages, resident = config or settings(power_of_two(max(queries, keys), 8))
+    rows, warps, stages, resident, registers = config or settings(power_of_two(max(queries, keys), 8))
     slots, rows = geometry(queries, keys, rows)
     groups = triton.cdiv(sets, rows // slots)
     if packed is None:
@@ -245,7 +217,6 @@ def sets_forward(
             *query_table.stride()[:2], *key_table.stride()[:2], *relation.stride()[:2],
             sets, queries, keys, table, width, scale * LOG2_E,
             SLOTS=slots, ROWS=rows, WIDTH=wide, TABLE=power_of_two(table, 64 if packed else 16), PACKED=packed,
-            TURNED=turned,
             EVEN=sets % (rows // slots) == 0 and queries == keys == slots and width == wide,
             PRODUCT=interpreter_product(q.dtype), STAGES=stages, num_warps=warps, maxnreg=registers,
         )  # fmt: skip

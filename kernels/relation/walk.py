@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
-from attn_robotics.kernels.relation.sets import _pack_turned, _tables, _turned_rows, _unpack
+from attn_robotics.kernels.relation.sets import _pack_rows, _table_rows, _tables, _unpack
 
 
 @triton.jit
@@ -40,11 +40,11 @@ def _walk(
     ahead = tl.load(r_at + n[None, :], mask=row_in[:, None] & (n < keys)[None, :], other=-1)
     q_at = q + set_ * q_b + h * q_h + row.to(tl.int64)[:, None] * q_n + d[None, :]
     q_tile = tl.load(q_at, mask=row_in[:, None] & (d < width)[None, :], other=0.0).to(PRODUCT)
-    m = _turned_rows(TABLE, PACKED)
+    m = _table_rows(TABLE, PACKED)
     a, b, constant = _tables(query_table + h * a_h, key_table + h * b_h, m, d, a_m, b_m, table, width, PRODUCT)
     by_query = tl.dot(b, tl.trans(q_tile), input_precision='ieee') + constant[:, None]
     if PACKED:
-        by_query = _pack_turned(by_query)
+        by_query = _pack_rows(by_query)
     acc = tl.zeros((ROWS, WIDTH), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     top = tl.full((ROWS,), -1.0e30, tl.float32)
@@ -67,7 +67,7 @@ def _walk(
         by_key = tl.dot(a, tl.trans(k_tile), input_precision='ieee')
         if PACKED:
             mine = _unpack(tl.gather(by_query, turned & 31, 0), turned)
-            theirs = _unpack(tl.gather(_pack_turned(by_key), index & 31, 0), index)
+            theirs = _unpack(tl.gather(_pack_rows(by_key), index & 31, 0), index)
         else:
             mine = tl.gather(by_query, tl.maximum(turned, 0), 0)
             theirs = tl.gather(by_key, tl.maximum(index, 0), 0)

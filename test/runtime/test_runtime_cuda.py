@@ -334,7 +334,8 @@ def test_pinned_memory_of_large_answers_comes_back_when_clients_drop_them(shelf:
     request = {'x': np.ones((65536, 4), np.float32)}
 
     def in_use() -> int:
-        torch.empty(1, pin_memory=True)  # makes the cache look which of its blocks are free again
+        # The cache looks which blocks are free again when it has none of the size at hand.
+        torch.empty(MIB, dtype=torch.uint8, pin_memory=True)
         return int(torch.cuda.host_memory_stats()['active_bytes.current'])
 
     before = in_use()

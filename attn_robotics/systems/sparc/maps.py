@@ -92,7 +92,8 @@ def draw_map(family: str, rng: np.random.Generator, *, side: int, cells: int) ->
         else:
             raise ValueError(f'no map family {family!r}; there are {", ".join(FAMILIES)}')
         if max(grid.shape) <= side and np.count_nonzero(~grid) >= cells:
-            return np.rot90(grid, rng.integers(4)).copy()
+            turned: NDArray[np.bool_] = np.rot90(grid, int(rng.integers(4))).copy()
+            return turned
     raise ValueError(f'{family}: no map of side up to {side} with {cells} free cells; allow a longer side')
 
 

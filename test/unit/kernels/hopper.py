@@ -103,8 +103,7 @@ def relation_tiles() -> None:
 def relation_flash() -> None:
     from attn_robotics.kernels.relation.flash import flash_forward
 
-    flash_forward(*relation(1, 1024), scale=0.125, config=(16, 128, 4, 1, 4))  # also joins spans
-    flash_forward(*relation(1, 1024), scale=0.125, ahead=True)
+    flash_forward(*relation(1, 1024), scale=0.125)
 
 
 def relation_walk() -> None:
@@ -115,12 +114,10 @@ def relation_walk() -> None:
 
 def relation_backward() -> None:
     from attn_robotics.kernels.relation.backward import sets_backward
-    from attn_robotics.kernels.relation.collected import collected_backward
 
     for sets, slots in ((4096, 8), (1024, 32)):
         arguments = relation(sets, slots)
-        for backward in (sets_backward, collected_backward):
-            backward(*arguments, arguments[0], scale=0.125)
+        sets_backward(*arguments, arguments[0], scale=0.125)
 
 
 def gravity_index() -> None:

@@ -4,7 +4,6 @@ import torch
 from attn_robotics.kernels import dispatch
 from attn_robotics.kernels.relation import fused, relation_attention
 from attn_robotics.kernels.relation.backward import sets_backward
-from attn_robotics.kernels.relation.collected import collected_backward
 from attn_robotics.kernels.relation.flash import flash_forward
 from attn_robotics.kernels.relation.fused import relation_forward
 from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
@@ -44,57 +43,36 @@ def test_every_tiling_computes_the_same(config, device):
 
 @pytest.mark.parametrize(('queries', 'keys', 'rows'), [(8, 8, 41), (5, 12, 20), (20, 3, 41), (32, 32, 60)], ids=str)
 @pytest.mark.parametrize('packed', [False, True], ids=['plain', 'packed'])
-@pytest.mark.parametrize('turned', [False, True], ids=['straight', 'turned'])
-def test_sets_that_share_a_tile_do_not_see_each_other(
-    queries, keys, rows, packed, turned, device, as_accurate_as_torch
-):
+def test_sets_that_share_a_tile_do_not_see_each_other(queries, keys, rows, packed, device, as_accurate_as_torch):
     arguments = make(5, 2, queries, keys, 24, rows, torch.bfloat16, device)
     truth = output(*(x.double() if x.is_floating_point() else x for x in arguments))
-    for config in ((16, 4, 1, 1), (64, 4, 2, 1)):
-        found = sets_forward(*arguments, scale=24**-0.5, config=config, packed=packed, turned=turned)
+    for config in ((16, 4, 1, 1, None), (64, 4, 2, 1, None)):
+        found = sets_forward(*arguments, scale=24**-0.5, config=config, packed=packed)
         as_accurate_as_torch(found, output(*arguments), truth)
         assert (found[0, :, 0] == 0).all()
-
-
-GRADIENTS = {
-    **{
-        f'column by column, {tile}': lambda *a, c=((tile, 4, 1, 1),) * 2, **o: sets_backward(*a, **o, config=c)
-        for tile in (16, 64)
-    },
-    **{
-        f'collected, {config}, turned {turned}': (
-            lambda *a, c=config, t=turned, **o: collected_backward(*a, **o, config=c, turned=t)
-        )
-        for config in (
-            ((16, 4, 1, 0), (8, 4), (16, 4, 1, 1)),
-            ((64, 4, 1, 1), (32, 4), (64, 4, 1, 2)),
-            ((32, 4, 1, 0), None, (32, 4, 1, 1)),
-        )
-        for turned in (True, False)
-    },
-}
 
 
 @pytest.mark.parametrize(
     ('queries', 'keys', 'rows'), [(8, 8, 41), (5, 12, 20), (1, 3, 4), (32, 17, 64), (32, 32, 41)], ids=str
 )
-@pytest.mark.parametrize('backward', GRADIENTS.values(), ids=GRADIENTS.keys())
-def test_gradient_kernel_matches_the_definition(queries, keys, rows, backward, device, poisoned_empty):
+@pytest.mark.parametrize(
+    'config',
+    [((16, 4, 1, 0, None), (8, 4), (16, 4, 1, 1, None)), ((32, 4, 1, 1, None), (32, 4), (32, 4, 1, 2, None))],
+    ids=str,
+)
+def test_gradient_kernel_matches_the_definition(queries, keys, rows, config, device, poisoned_empty):
     arguments = make(5, 2, queries, keys, 24, rows, torch.float32, device)
     leaves = [x.double().requires_grad_() for x in arguments[:5]]
     gradient = torch.randn(5, 2, queries, 24, device=device)
     truth = torch.autograd.grad(output(*leaves, arguments[5]), leaves, gradient.double())
-    found = backward(*arguments, gradient, scale=24**-0.5)
+    found = sets_backward(*arguments, gradient, scale=24**-0.5, config=config)
     for mine, true in zip(found, truth, strict=True):
         torch.testing.assert_close(mine.double(), true, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(('members', 'rows'), [(8, 41), (32, 41), (32, 64)], ids=str)
 @pytest.mark.parametrize('packed', [False, True], ids=['plain', 'packed'])
-@pytest.mark.parametrize('turned', [False, True], ids=['straight', 'turned'])
-def test_collected_gradients_are_as_accurate_as_torch(
-    members, rows, packed, turned, device, poisoned_empty, as_accurate_as_torch
-):
+def test_gradients_are_as_accurate_as_torch(members, rows, packed, device, poisoned_empty, as_accurate_as_torch):
     # Whole tiles, as in the benchmark, and three heads, which share a product that has room for four.
     arguments = make(8, 3, members, members, 32, rows, torch.bfloat16, device)
     gradient = torch.randn(8, 3, members, 32, device=device).bfloat16()
@@ -102,22 +80,19 @@ def test_collected_gradients_are_as_accurate_as_torch(
     truth = torch.autograd.grad(output(*wide, arguments[5]), wide, gradient.double())
     low = [x.clone().requires_grad_() for x in arguments[:5]]
     torch_low = torch.autograd.grad(output(*low, arguments[5]), low, gradient)
-    found = collected_backward(*arguments, gradient, scale=32**-0.5, packed=packed, turned=turned)
+    found = sets_backward(*arguments, gradient, scale=32**-0.5, packed=packed)
     for mine, its, true in zip(found, torch_low, truth, strict=True):
         as_accurate_as_torch(mine, its, true)
 
 
-def test_collected_gradients_of_strided_inputs_and_of_sets_without_neighbours(device, poisoned_empty):
+def test_gradients_of_strided_inputs(device, poisoned_empty):
     arguments = list(make(5, 2, 8, 8, 16, 41, torch.float32, device))
+    gradient = torch.randn(5, 2, 8, 16, device=device)
+    expected = sets_backward(*arguments, gradient, scale=0.25)
     arguments[:3] = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in arguments[:3]]
     arguments[5] = arguments[5].transpose(1, 2).contiguous().transpose(1, 2)
-    gradient = torch.randn(5, 2, 8, 16, device=device)
-    once, again = (collected_backward(*arguments, gradient, scale=0.25) for _ in range(2))
-    for mine, true, same in zip(once, sets_backward(*arguments, gradient, scale=0.25), again, strict=True):
+    for mine, true in zip(sets_backward(*arguments, gradient, scale=0.25), expected, strict=True):
         torch.testing.assert_close(mine, true, rtol=1e-5, atol=1e-5)
-        assert torch.equal(mine, same)  # no atomics: the same bits every time
-    arguments[5] = torch.full_like(arguments[5], -1)
-    assert all((found == 0).all() for found in collected_backward(*arguments, gradient, scale=0.25))
 
 
 def test_weights_are_only_given_by_the_definition(device):
@@ -138,8 +113,8 @@ def gradients(arguments, path):
 @pytest.mark.parametrize(
     ('members', 'rows', 'width', 'path'),
     [
-        (16, 17, 16, 'fused'),
-        (17, 17, 16, 'naive'),
+        (32, 17, 16, 'fused'),
+        (33, 17, 16, 'naive'),
         (8, 64, 16, 'fused'),
         (8, 65, 16, 'naive'),
         (4, 9, 64, 'fused'),
@@ -193,13 +168,11 @@ def test_sets_without_neighbours_get_zero_gradients_and_touch_no_table(device, p
         assert (found == 0).all()
 
 
-@pytest.mark.parametrize('ahead', [False, True], ids=['', 'ahead'])
-@pytest.mark.parametrize('splits', [1, 2, 5])
 @pytest.mark.parametrize(('queries', 'keys', 'width'), [(20, 70, 24), (32, 64, 16), (1, 200, 16)], ids=str)
-def test_keys_may_be_split_among_programs(queries, keys, width, splits, ahead, device, poisoned_empty):
+def test_keys_are_walked_through_after_the_products(queries, keys, width, device, poisoned_empty):
     arguments = make(2, 2, queries, keys, width, 41, torch.float32, device)
-    arguments[5][1, :, : keys // 2] = -1  # a span in which nobody is heard
-    found = flash_forward(*arguments, scale=width**-0.5, config=(16, 32, 4, 1, splits), ahead=ahead)
+    arguments[5][1, :, : keys // 2] = -1  # tiles in which nobody is heard
+    found = flash_forward(*arguments, scale=width**-0.5, config=(16, 32, 4, 1))
     torch.testing.assert_close(found, output(*arguments), rtol=1e-4, atol=1e-4)
     assert (found[0, :, 0] == 0).all()
 
@@ -219,15 +192,18 @@ def test_one_launch_walks_through_the_keys(queries, keys, rows, dtype, packed, d
         assert (found[0, :, 0] == 0).all()
 
 
-def test_from_the_size_where_it_wins_keys_are_walked_through_after_the_products(device, monkeypatch):
-    monkeypatch.setattr(fused, 'FLASH_FROM', 40)
+def test_the_number_of_queries_and_keys_decides_which_kernel_walks_through_keys(device, monkeypatch):
+    for name, value in {'FLASH_FROM': 40, 'WALK_UP_TO': 44, 'WALK_ROWS': 34}.items():
+        monkeypatch.setattr(fused, name, value)
     taken = []
-    monkeypatch.setattr(fused, 'flash_forward', lambda *a, **k: taken.append(a[1].shape[2]) or flash_forward(*a, **k))
-    for keys in (39, 40):
-        arguments = make(1, 1, 20, keys, 16, 9, torch.float32, device)
+    for name in ('flash_forward', 'walk_forward'):
+        original = getattr(fused, name)
+        monkeypatch.setattr(fused, name, lambda *a, n=name, f=original, **k: taken.append(n) or f(*a, **k))
+    for queries, keys in ((34, 44), (35, 44), (34, 45), (35, 39)):
+        arguments = make(1, 1, queries, keys, 16, 9, torch.float32, device)
         with dispatch.forcing('fused'):
             torch.testing.assert_close(output(*arguments), output_of_definition(arguments), rtol=1e-4, atol=1e-4)
-    assert taken == [40]
+    assert taken == ['walk_forward', 'flash_forward', 'flash_forward']
 
 
 def output_of_definition(arguments):
