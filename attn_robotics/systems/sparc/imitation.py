@@ -80,6 +80,7 @@ class Trainer:
             raise ValueError('training keeps no LSTM state yet; set recurrent to False')
         torch.manual_seed(seed)
         self.group = group
+        self.processes = group.size if group else 1
         self.network = SparcNetwork(config).to(device)
         if group:
             group.copy_from_first(self.network)
@@ -111,7 +112,7 @@ class Trainer:
         # Everything of one training happens on one stream, so that several trainings can share a GPU.
         self._stream = torch.cuda.Stream(device) if on_gpu else None
         self._pool = ThreadPoolExecutor(lanes)
-        self._shared = group.share_gradients(self.network.parameters()) if group and group.size > 1 else None
+        self._shared = group.share_gradients(self.network.parameters()) if group and self.processes > 1 else None
         self._apply = Replayed(self._apply_once, device)
         self._learn = self.learner(self._backward)
         self._figures = torch.zeros(3, device=device)
@@ -217,7 +218,7 @@ class Trainer:
             self.set_rate(rate)
             self._learn()
             for window in self.windows:
-                self.robot_steps += self.window * window.lane.worlds.robots
+                self.robot_steps += self.processes * self.window * window.lane.worlds.robots
                 self.renew(window.lane, window.solved)
             loss, agreement, _ = self._figures.tolist()
         self.step += 1

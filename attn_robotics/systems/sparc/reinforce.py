@@ -259,7 +259,7 @@ class Reinforcer:
             parts['rewards'].append(rewards.flatten())
         last = decide(self.trainer.network, lane, *lane.pack(), player.message).values[..., 0].flatten().float()
         parts['values'].append(last)
-        self.trainer.robot_steps += settings.steps * worlds.robots
+        self.trainer.robot_steps += self.trainer.processes * settings.steps * worlds.robots
         return Rollout(**{name: torch.stack(tensors) for name, tensors in parts.items()})
 
     def cut(self, rollout: Rollout, gains: Tensor, returns: Tensor, window: int) -> Batch:

@@ -268,7 +268,9 @@ def test_two_processes_train_one_network_from_different_worlds(tmp_path: Path) -
     kept = read_extra(tmp_path)
     assert {name.split('.')[0] for name in kept} == {'0', '1'}
     assert not torch.equal(kept['0.0.goals'], kept['1.0.goals'])
-    assert read_facts(tmp_path)['processes'] == 2
+    facts = read_facts(tmp_path)
+    assert facts['processes'] == 2
+    assert facts['robot_steps'] == 2 * 2 * 2 * 2 * 5 * 128  # updates, processes, lanes, steps, rows, slots
 
 
 def test_gradients_are_averaged_over_processes() -> None:
