@@ -150,9 +150,9 @@ def test_tokens_and_gates_are_shown_to_whoever_looks(graph, encoder, microphone)
     graph.until(lambda: encoder._tokens.get_subscription_count() and encoder._gates.get_subscription_count())
     microphone.play(SAMPLES[: 6 * SIZE], encoder)
     graph.until(lambda: len(tokens) >= 3 and len(pictures) >= 3, 'three blocks')
-    assert from_tensor(tokens[0]).shape == (8, 64)
+    assert from_tensor(tokens[0]).shape == (8, 128)
     picture = pictures[2]
-    assert (picture.encoding, picture.height, picture.width) == ('mono8', 80 + 2 + 3 * 3 * 8, 3 * 8 * 4)
+    assert (picture.encoding, picture.height, picture.width) == ('mono8', 80 + 2 + 3 * 4 * 8, 3 * 8 * 4)
     assert picture.header in microphone.sent
     pixels = np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width)
     assert pixels[82:].std() > 1.0, 'gates differ'

@@ -21,10 +21,10 @@ class PomSpeechConfig:
     The published one has 12 layers of width 488 and a feed-forward width of 2048.
     """
 
-    width: int = 64
-    layers: int = 3
-    feed_forward: int = 128
-    channels: int = 8  # of the front end's two convolutions; paper 128 and 32
+    width: int = 128
+    layers: int = 4
+    feed_forward: int = 256
+    channels: int = 16  # of the front end's two convolutions; paper 128 and 32
     kernel: int = 15  # tokens that the depthwise convolution reaches back, itself included
     dropout: float = 0.1
     # Mixer; all but 'pom' are baselines, which see a whole utterance and keep no state.

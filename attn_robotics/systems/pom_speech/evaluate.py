@@ -103,6 +103,33 @@ def stream_rows(network: SpeechEncoder, minutes: float, seed: int, voice: str) -
             kind, int(60.0 * minutes * SAMPLE_RATE), np.random.default_rng(seed)
         )
         rows.append(Row(f'utterances/noise_alone/{kind}', len(listen(model, noise)[0]), '', round(60.0 * minutes)))
+    return rows + delay_rows(network, max(2, round(6 * minutes)), seed, voice)
+
+
+def delay_rows(network: SpeechEncoder, count: int, seed: int, voice: str) -> list[Row]:
+    """Seconds from the first sound to the first letter and from the last sound to the final text, waiting included."""
+    recipe = Recipe(voice=voice, held_out_sentences=True, held_out_voices=True, snr_db=np.inf, reverberation=0, pairs=0)
+    rng = np.random.default_rng(seed)
+    delays: dict[str, list[float]] = {'first_letter': [], 'final_text': []}
+    for _ in range(count):
+        samples = np.concatenate([make_utterance(recipe, rng)[0], np.zeros(2 * SAMPLE_RATE)])
+        loud = np.flatnonzero(samples)
+        samples += 1e-3 * rng.standard_normal(len(samples))
+        stream = SpeechStream(local_model(network), block_tokens=BLOCK)
+        shown, ended = np.nan, np.nan
+        for end in range(512, len(samples) + 1, 512):
+            for heard in stream.push(samples[end - 512 : end]):
+                if heard.text and not shown > 0.0:
+                    shown = (end - loud[0]) / SAMPLE_RATE
+                if heard.is_final:
+                    ended = (end - loud[-1]) / SAMPLE_RATE
+        delays['first_letter'].append(shown)
+        delays['final_text'].append(ended)
+    rows = []
+    for name, values in delays.items():
+        found = [value for value in values if np.isfinite(value)]
+        p50, p90 = np.percentile(found, [50, 90]) if found else (np.nan, np.nan)
+        rows.append(Row(f'delay/{name}/new_both/clean', float(p50), 's', len(found), reference={'p90': float(p90)}))
     return rows
 
 

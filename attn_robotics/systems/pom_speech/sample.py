@@ -17,7 +17,7 @@ from attn_robotics.systems.pom_speech.recogniser import SpeechStream, local_mode
 from attn_robotics.systems.pom_speech.weights_file import read_weights
 from attn_robotics.training.checkpoint import write_atomically
 
-PAUSE_S = 1.3
+PAUSE_S = 1.6  # ends an utterance wherever a block begins: the last letter comes up to 0.5 s late, then 0.6 s, a block
 NOISE = 1e-3
 SHIFTS = (0, 1280, 2560, 3840)  # samples
 
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = {
         'made_by': 'eSpeak NG, synthetic; no person spoke',
         'seed': options.seed,
-        'chosen': f'{options.count} of {drawn} drawn, the ones that the shipped weights understand'
+        'chosen': f'{options.count} of {drawn} drawn: different ones that the shipped weights understand'
         if network
         else 'as drawn',
         'sentences': sentences,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 BLANK = 0  # CTC's blank; character i of CHARACTERS is class i + 1
+SPACE = CHARACTERS.index(' ') + 1
 CLASSES = len(CHARACTERS) + 1
 
 
@@ -39,7 +40,7 @@ class CtcStream:
     """Greedy decoding block by block, cut into utterances by silence.
 
     Args:
-        end_tokens: so many blanks in a row end an utterance.
+        end_tokens: so many blanks and spaces in a row end an utterance.
     """
 
     def __init__(self, end_tokens: int) -> None:
@@ -50,7 +51,7 @@ class CtcStream:
         """Forget what was heard."""
         self._text = ''
         self._last = BLANK
-        self._blanks = 0
+        self._silent = 0
         self._score, self._scored = 0.0, 0
 
     @property
@@ -72,15 +73,17 @@ class CtcStream:
         """
         ended = []
         for index, scores in zip(log_probs.argmax(-1), log_probs, strict=True):
-            if index == BLANK:
-                self._blanks += 1
-                if self._blanks == self.end_tokens and self.text:
+            # A space is silence, too: a network that learnt pairs of sentences writes one a second after the first.
+            if index in (BLANK, SPACE):
+                self._silent += 1
+                if self._silent == self.end_tokens and self.text:
                     ended.append((self.text, self.confidence))
                     self.reset()
             else:
+                self._silent = 0
+            if index != BLANK and (index != SPACE or self._text):
                 if index != self._last:
                     self._text += CHARACTERS[index - 1]
-                self._blanks = 0
                 self._score += float(scores[index])
                 self._scored += 1
             self._last = int(index)

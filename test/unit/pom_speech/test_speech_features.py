@@ -101,6 +101,15 @@ def test_an_utterance_ends_after_enough_silence_and_not_before():
     assert [text for text, _ in stream.push(block)] == ['stop'] and stream.text == 'stop'
 
 
+def test_a_space_after_the_last_word_delays_no_ending_and_begins_no_utterance():
+    log_probs = np.log(np.eye(CLASSES) * 0.9 + 0.1 / CLASSES)
+    stream = CtcStream(end_tokens=3)
+    assert not stream.push(log_probs[encode('stop')])
+    assert [text for text, _ in stream.push(log_probs[[0, 0, *encode('   ')]])] == ['stop']
+    assert (stream.text, stream.confidence) == ('', 0.0)
+    assert not stream.push(log_probs[encode('go now')]) and stream.text == 'go now'
+
+
 def test_lost_blocks_become_silence_and_long_gaps_begin_anew():
     order, block = Continuity(), np.ones(1600, np.float32)
     assert order.take(7, block)[1] is False

@@ -383,7 +383,7 @@ def test_the_evaluation_writes_rows_and_pictures(tmp_path):
     assert {f'utterances/noise_alone/{kind}' for kind in NOISES} | {'utterance_errors/stream/new_both/20dB'} <= set(
         rows
     )
-    assert 'wer/stream_long_pauses/new_both/20dB' in rows
+    assert {'wer/stream_long_pauses/new_both/20dB', 'delay/final_text/new_both/clean'} <= set(rows)
     assert rows['difference/blocks_320ms-offline/log_probs/float64']['met'] is True
     assert table.with_suffix('.png').stat().st_size > 1000
 
