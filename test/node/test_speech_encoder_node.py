@@ -53,8 +53,12 @@ class Microphone:
 
     def play(self, samples, node):
         for at in range(0, len(samples), SIZE):
+            before = node._heard_at
             self.send(samples[at : at + SIZE])
-            self.graph.until(lambda: node._worker.waiting < 8, 'a node that keeps up')
+            # Nothing is taken in until something spins: else all of a sample would come at once, more than may wait.
+            self.graph.until(
+                lambda before=before: node._heard_at > before and node._worker.waiting < 8, 'a node that keeps up'
+            )
 
 
 @pytest.fixture
