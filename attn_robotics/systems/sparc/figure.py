@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from attn_robotics.systems.sparc import suites
+
 PANELS = (('success_rate', 'success rate'), ('mean_steps', 'steps until all have arrived (solved instances)'))
 
 
@@ -42,9 +44,11 @@ def draw(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], pat
     mpl.use('Agg')
     import matplotlib.pyplot as plt
 
-    methods = list(dict.fromkeys(name for case in found['success_rate'].values() for name in case))
     cases = list(found['success_rate'])
-    colours = plt.get_cmap('tab20')(np.linspace(0, 1, max(len(methods), 2)))
+    known = [*suites.PAPER, *suites.ABLATION]  # a method has the same colour in every picture
+    methods = list(dict.fromkeys(name for case in found['success_rate'].values() for name in case))
+    methods.sort(key=lambda name: known.index(name) if name in known else len(known))
+    colours = [plt.get_cmap('tab20')((known.index(m) if m in known else len(known)) % 20) for m in methods]
     width = 0.85 / len(methods)
     size = (max(6.0, 1.1 + 0.16 * len(methods) * len(cases)), 6.2)
     figure, panels = plt.subplots(len(PANELS), 1, figsize=size, sharex=True, layout='constrained')
@@ -60,7 +64,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], pat
         axes.grid(axis='y', alpha=0.3)
     panels[0].set_ylim(0, 1.02)
     panels[-1].set_xticks(range(len(cases)), cases, rotation=20, ha='right', fontsize=8)
-    panels[0].legend(fontsize=7, ncols=4, loc='lower left')
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, ncols=6, loc='outside upper left')
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
