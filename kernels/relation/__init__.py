@@ -13,8 +13,7 @@ from attn_robotics.kernels.relation.naive import pairwise_relation_attention, ta
 
 PATHS = ('table', 'pairwise')
 LARGEST_TABLE = 256
-# Above, gradients are those of the table form, recomputed: faster for sets of 32 in the benchmark.
-LARGEST_BACKWARD = {'set': 32, 'table': 64, 'width': 64}
+LARGEST_BACKWARD = {'set': 32, 'table': 64, 'width': 64}  # above, gradients are those of the table form, recomputed
 __all__ = ['PATHS', 'relation_attention']
 
 

@@ -25,6 +25,7 @@ from attn_robotics.kernels.relation.sets import (
     _table_rows,
     _tables,
     geometry,
+    packs,
 )
 
 # Rows of a tile, warps, stages, programs a processor (0: a program for every tile), registers a thread may use.
@@ -320,8 +321,7 @@ def sets_backward(
     sets, heads, queries, width = q.shape
     keys, table = k.shape[2], query_table.shape[0]
     first, middle, last = config or settings(power_of_two(max(queries, keys), 8), q.element_size())
-    if packed is None:
-        packed = q.dtype == torch.bfloat16 and 32 < table <= 64
+    packed = packs(q, table) if packed is None else packed
     wide, padded = power_of_two(width), power_of_two(table, 64 if packed else 16)
     product, early = interpreter_product(q.dtype), starts_early(q)
     slots, rows = geometry(queries, keys, first[0])

@@ -62,6 +62,17 @@ def _picked(by_query, by_key, index, row, n, TABLE: tl.constexpr):
 
 
 @triton.jit
+def _take_in(scores, v_tile, acc, total, top, PRODUCT: tl.constexpr):
+    """One tile of keys: weighted values, sums of weights and maxima with it (online softmax, base 2)."""
+    higher = tl.maximum(top, tl.max(scores, 1))
+    kept = tl.exp2(top - higher)
+    weights = tl.exp2(scores - higher[:, None])
+    total = total * kept + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(PRODUCT), v_tile, acc * kept[:, None], input_precision='ieee')
+    return acc, total, higher
+
+
+@triton.jit
 def _flash(
     q, k, v, o, by_query, by_key, relation,
     q_b, q_h, q_n, k_b, k_h, k_n, v_b, v_h, v_n, o_b, o_h, o_n, r_b, r_q, heads, queries, keys, width, scale,
@@ -107,12 +118,7 @@ def _flash(
         mine, theirs = _picked(by_query, by_key, index, row, n, TABLE)
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision='ieee')
         scores = (scores + (mine.to(tl.float32) + tl.trans(theirs).to(tl.float32))) * scale
-        higher = tl.maximum(top, tl.max(scores, 1))
-        kept = tl.exp2(top - higher)
-        weights = tl.exp2(scores - higher[:, None])
-        total = total * kept + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(PRODUCT), v_tile, acc * kept[:, None], input_precision='ieee')
-        top = higher
+        acc, total, top = _take_in(scores, v_tile, acc, total, top, PRODUCT)
     acc = acc * (1.0 / tl.where(total > 0.0, total, 1.0))[:, None]
     o_at = o + set_ * o_b + h * o_h + row.to(tl.int64)[:, None] * o_n + d[None, :]
     if EVEN:

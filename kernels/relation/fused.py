@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
-from attn_robotics.kernels.relation.flash import flash_forward
+from attn_robotics.kernels.relation.flash import _take_in, flash_forward
 from attn_robotics.kernels.relation.sets import LARGEST, sets_forward
 from attn_robotics.kernels.relation.walk import walk_forward
 
@@ -86,12 +86,7 @@ def _relation(
         scores = tl.dot(q_tile, k_tile, input_precision='ieee')
         scores += tl.gather(by_query, index, 1) + tl.gather(by_key, index, 0)
         scores = tl.where(pair, scores * scale, float('-inf'))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        kept = tl.exp2(top - higher)
-        weights = tl.exp2(scores - higher[:, None])
-        total = total * kept + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(PRODUCT), v_tile, acc * kept[:, None], input_precision='ieee')
-        top = higher
+        acc, total, top = _take_in(scores, v_tile, acc, total, top, PRODUCT)
     acc = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     o_at = o + row_set[:, None] * o_b + h * o_h + slot[:, None].to(tl.int64) * o_n + d[None, :]
     tl.store(o_at, acc.to(o.dtype.element_ty), mask=row_real[:, None] & inside[None, :])

@@ -183,6 +183,11 @@ def geometry(queries: int, keys: int, rows: int) -> tuple[int, int]:
     return slots, max(rows, slots, 16)
 
 
+def packs(q: Tensor, table: int) -> bool:
+    """Whether two products with a table of so many rows travel in one word."""
+    return q.dtype == torch.bfloat16 and 32 < table <= 64
+
+
 def settings(slots: int) -> tuple[int, int, int, int, int | None]:
     """Rows of a tile, warps, stages, programs a processor, registers a thread may use."""
     return (32, 2, 3, 4, None) if slots <= 16 else (32, 4, 3, 4, 128)
@@ -206,8 +211,7 @@ def sets_forward(
     rows, warps, stages, resident, registers = config or settings(power_of_two(max(queries, keys), 8))
     slots, rows = geometry(queries, keys, rows)
     groups = triton.cdiv(sets, rows // slots)
-    if packed is None:
-        packed = q.dtype == torch.bfloat16 and 32 < table <= 64
+    packed = packs(q, table) if packed is None else packed
     out = torch.empty(q.shape, dtype=v.dtype, device=q.device)
     wide = power_of_two(width)
     with on_device_of(q):

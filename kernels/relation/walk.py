@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from attn_robotics.kernels.launch import LOG2_E, interpreter_product, on_device_of, power_of_two
-from attn_robotics.kernels.relation.sets import _pack_rows, _table_rows, _tables, _unpack
+from attn_robotics.kernels.relation.flash import _take_in
+from attn_robotics.kernels.relation.sets import _pack_rows, _table_rows, _tables, _unpack, packs
 
 
 @triton.jit
@@ -73,12 +74,7 @@ def _walk(
             theirs = tl.gather(by_key, tl.maximum(index, 0), 0)
         scores = tl.dot(q_tile, tl.trans(k_tile), input_precision='ieee') + tl.trans(mine) + theirs
         scores = tl.where(index >= 0, scores * scale, float('-inf'))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        kept = tl.exp2(top - higher)
-        weights = tl.exp2(scores - higher[:, None])
-        total = total * kept + tl.sum(weights, 1)
-        acc = tl.dot(weights.to(PRODUCT), v_tile, acc * kept[:, None], input_precision='ieee')
-        top = higher
+        acc, total, top = _take_in(scores, v_tile, acc, total, top, PRODUCT)
     acc = acc * (1.0 / tl.where(total > 0.0, total, 1.0))[:, None]
     o_at = o + set_ * o_b + h * o_h + row.to(tl.int64)[:, None] * o_n + d[None, :]
     tl.store(o_at, acc.to(o.dtype.element_ty), mask=row_in[:, None] & (d < width)[None, :])
@@ -95,14 +91,12 @@ def walk_forward(
     scale: float,
     config: tuple[int, int, int, int] = (16, 128, 4, 1),
     packed: bool | None = None,
-    registers: int | None = None,
 ) -> Tensor:
     """See `attn_robotics.kernels.relation`; last axes are contiguous. `config`: rows, keys, warps, stages."""
     sets, heads, queries, width = q.shape
     keys, table = k.shape[2], query_table.shape[0]
     rows, columns, warps, stages = config
-    if packed is None:
-        packed = q.dtype == torch.bfloat16 and 32 < table <= 64
+    packed = packs(q, table) if packed is None else packed
     out = torch.empty(q.shape, dtype=v.dtype, device=q.device)
     wide = power_of_two(width)
     with on_device_of(q):
@@ -113,6 +107,6 @@ def walk_forward(
             heads, queries, keys, table, width, scale * LOG2_E,
             ROWS=rows, KEYS=columns, WIDTH=wide, TABLE=power_of_two(table, 64 if packed else 16),
             EVEN=keys % columns == 0 and width == wide, ONCE=keys <= columns, PRODUCT=interpreter_product(q.dtype),
-            STAGES=stages, PACKED=packed, num_warps=warps, maxnreg=registers,
+            STAGES=stages, PACKED=packed, num_warps=warps,
         )  # fmt: skip
     return out

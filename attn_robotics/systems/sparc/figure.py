@@ -45,10 +45,11 @@ def draw(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], pat
     import matplotlib.pyplot as plt
 
     cases = list(found['success_rate'])
-    known = [*suites.PAPER, *suites.ABLATION]  # a method has the same colour in every picture
-    methods = list(dict.fromkeys(name for case in found['success_rate'].values() for name in case))
-    methods.sort(key=lambda name: known.index(name) if name in known else len(known))
-    colours = [plt.get_cmap('tab20')((known.index(m) if m in known else len(known)) % 20) for m in methods]
+    present = [name for case in found['success_rate'].values() for name in case]
+    order = list(dict.fromkeys([*suites.PAPER, *suites.ABLATION, *present]))
+    methods = [name for name in order if name in present]
+    # A method has the same colour in every picture.
+    colours = [plt.get_cmap('tab20')(order.index(name) % 20) for name in methods]
     width = 0.85 / len(methods)
     size = (max(6.0, 1.1 + 0.16 * len(methods) * len(cases)), 6.2)
     figure, panels = plt.subplots(len(PANELS), 1, figsize=size, sharex=True, layout='constrained')
