@@ -6,7 +6,9 @@ else standing still, finds moves after which that robot is nearer its goal than 
 farther than now. The group then follows these moves; whoever is not part of it plans around them. A plan is given up
 as soon as anybody stands in its way.
 
-A search takes a millisecond, so it is done for the step to come, once the moves of the present one are out.
+The longer a robot is stuck, the wider it asks: more robots from farther away, and more moves tried. A search takes a
+millisecond at first and tens of them at last, so it is done for the step to come, once the moves of the present one are
+out.
 """
 
 from __future__ import annotations
@@ -22,8 +24,24 @@ from attn_robotics.systems.sparc.actions import REVERSE
 from attn_robotics.systems.sparc.lacam import search
 from attn_robotics.systems.sparc.pibt import ACTIONS, NOBODY, UNDECIDED
 
-MOST_NODES = 400  # joint moves that one search may try
+PAUSE = 10  # steps between two searches of a robot that stays stuck
+WIDEST = 3  # searches after which the next one is no wider
 MOST_STEPS = 20  # longer plans are met by somebody before they end
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far one search goes."""
+
+    reach: int  # path length from the stuck robot within which robots take part
+    robots: int  # that take part at most
+    nodes: int  # joint moves tried at most
+
+    @classmethod
+    def after(cls, searches: int) -> Extent:
+        """Of a robot that was not helped by so many searches."""
+        level = min(searches, WIDEST)
+        return cls(reach=6 + 3 * level, robots=12 + 8 * level, nodes=400 + 800 * level)
 
 
 @dataclass
@@ -101,7 +119,7 @@ def _warm_up() -> None:
     cells, left = np.zeros(1, np.int32), np.zeros((1, 1), np.int16)
     gather(near, cells, 0, 1, 1, np.ones(1, np.bool_))
     walled = _wall_off(near, cells, np.zeros(1, np.int64))
-    search(walled, cells, cells, left, True, True, 0, MOST_NODES, np.zeros(1, np.int64))
+    search(walled, cells, cells, left, True, True, 0, 1, np.zeros(1, np.int64))
 
 
 class Rescue:
@@ -109,13 +127,11 @@ class Rescue:
 
     Args:
         near: (H * W, 5) neighbour table.
-        reach: path length from the stuck robot within which robots take part.
-        most: robots that take part at most.
         searches: searches per step at most, which bounds their time.
     """
 
-    def __init__(self, near: NDArray[np.int32], *, reach: int = 6, most: int = 12, searches: int = 2) -> None:
-        self._near, self._reach, self._most, self._searches = near, reach, most, searches
+    def __init__(self, near: NDArray[np.int32], *, searches: int = 2) -> None:
+        self._near, self._searches = near, searches
         _warm_up()
         self._plans: list[_Plan] = []
         self._tried = np.empty(0, np.int64)  # stuck steps at which each robot may ask again
@@ -173,11 +189,12 @@ class Rescue:
         available = (target == UNDECIDED) if frozen is None else (target == UNDECIDED) & ~frozen
         waiting = np.flatnonzero(available & due)
         for leader in waiting[np.argsort(-stuck[waiting], kind='stable')][: self._searches]:
-            self._tried[leader] = stuck[leader] + patience // 2
+            self._tried[leader] = stuck[leader] + PAUSE
             if not available[leader]:
                 continue
-            members = gather(self._near, cells, leader, self._reach, self._most, available)
-            path = self._search(cells, goals, distances, nearest, members, allow_rotation, seed)
+            extent = Extent.after(int(stuck[leader] - patience) // PAUSE)
+            members = gather(self._near, cells, leader, extent.reach, extent.robots, available)
+            path = self._search(cells, goals, distances, nearest, members, extent.nodes, allow_rotation, seed)
             if path is not None:
                 plans.append(_Plan(members, path))
                 available[members] = False
@@ -212,6 +229,7 @@ class Rescue:
         distances: NDArray[np.int16],
         nearest: NDArray[np.int64],
         members: NDArray[np.int64],
+        nodes: int,
         allow_rotation: bool,
         seed: int,
     ) -> NDArray[np.int32] | None:
@@ -219,7 +237,5 @@ class Rescue:
         inside = np.ascontiguousarray(distances[members])
         most_left = inside[np.arange(len(members)), cells[members]].astype(np.int64)
         most_left[0] = max(min(most_left[0], nearest[members[0]]) - 1, 0)
-        _, path = search(
-            near, cells[members], goals[members], inside, True, allow_rotation, seed, MOST_NODES, most_left
-        )
+        _, path = search(near, cells[members], goals[members], inside, True, allow_rotation, seed, nodes, most_left)
         return path if 1 < len(path) <= MOST_STEPS + 1 else None

@@ -25,13 +25,16 @@ def test_a_forced_path_that_cannot_run_names_the_obstacle():
         pass
 
 
-def test_forcing_ends_with_its_block():
-    q = torch.randn(1, 1, 2, 16)
-    with dispatch.forcing('fused'):
-        neighbour_set_attention(q, q, q)
-        assert dispatch.last('neighbour_set').path == 'fused'
+@pytest.mark.parametrize('forced', ['fused', 'naive'])
+def test_forcing_ends_with_its_block(device, forced):
+    q = torch.randn(1, 1, 2, 16, device=device)
     neighbour_set_attention(q, q, q)
-    assert dispatch.last('neighbour_set').path == 'naive'
+    chosen = dispatch.last('neighbour_set').path
+    with dispatch.forcing(forced):
+        neighbour_set_attention(q, q, q)
+        assert dispatch.last('neighbour_set').path == forced
+    neighbour_set_attention(q, q, q)
+    assert dispatch.last('neighbour_set').path == chosen
 
 
 def test_a_kernel_no_gpu_has_proven_runs_only_when_forced(monkeypatch):
