@@ -297,8 +297,8 @@ def settings(slots: int, item_bytes: int) -> Config:
     if item_bytes > 2:  # what is fastest in half precision does not fit the chip
         return (32, 4, 1, 0, None), (8, 4), (32, 4, 1, 2, None)
     if slots <= 16:
-        return (64, 4, 2, 2, None), (16, 8), (128, 8, 3, 1, None)
-    return (32, 4, 3, 3, 168), (8, 4), (32, 4, 2, 3, 168)
+        return (64, 4, 2, 2, None), (8, 4), (128, 8, 3, 1, None)
+    return (32, 4, 3, 3, 168), (8, 4), (32, 4, 3, 3, 168)
 
 
 def sets_backward(

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attn_robotics.simulation.instances import random_instance
+from attn_robotics.simulation.instances import Instance, random_instance
+from attn_robotics.systems.sparc import rescue
 from attn_robotics.systems.sparc.actions import MOVES
 from attn_robotics.systems.sparc.distance_fields import distance_fields, neighbours
 from attn_robotics.systems.sparc.gridworld import count_conflicts
 from attn_robotics.systems.sparc.progress import Progress
-from attn_robotics.systems.sparc.rescue import gather
+from attn_robotics.systems.sparc.rescue import WIDEST, Extent, gather
 from attn_robotics.systems.sparc.shield import Priorities, Shield, ShieldConfig, ShieldError
 
 
@@ -90,6 +91,25 @@ def test_a_group_is_the_nearest_robots_by_path_and_leaves_out_those_that_may_not
     assert gather(near, cells, 0, 4, 9, everyone).tolist() == [0, 2, 3]
     assert gather(near, cells, 0, 9, 3, everyone).tolist() == [0, 2, 3]
     assert gather(near, cells, 0, 6, 9, np.arange(5) != 2).tolist() == [0, 3, 1]
+
+
+def test_the_longer_a_robot_is_stuck_the_wider_it_asks_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def spy(near, cells, leader, reach, most, free):
+        asked.append((reach, most))
+        return gather(near, cells, leader, reach, most, free)
+
+    monkeypatch.setattr(rescue, 'gather', spy)
+    grid, frozen = np.zeros((1, 6), np.bool_), np.array([False, True])
+    cells = np.array([[0, 1], [0, 3]], np.int32)
+    instance = Instance(grid, cells, np.array([[0, 5], [0, 3]], np.int32), 0)  # no way past the one that may not move
+    drive(Shield(grid, ShieldConfig(rescue_after=5)), instance, 120, frozen=frozen)
+    extents = [Extent.after(searches) for searches in range(WIDEST + 3)]
+    assert list(dict.fromkeys(asked)) == [(e.reach, e.robots) for e in extents[: WIDEST + 1]]
+    assert len(asked) > 2 * (WIDEST + 1)
+    assert extents[WIDEST:] == [extents[WIDEST]] * 3
+    assert sorted(e.nodes for e in extents) == [e.nodes for e in extents]
 
 
 def test_a_negative_patience_is_refused() -> None:
